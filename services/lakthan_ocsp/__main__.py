@@ -1,0 +1,160 @@
+"""`python -m lakthan_ocsp --config FILE`: wiring only. Configuration → keys, store, feed → service → ports."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+from lakthan.config import Config, OCSPConfig, ResponderConfig
+from lakthan.errors import ConfigError, StoreUnavailable
+from lakthan.identity import Identity
+from lakthan.store.feed import ChangeFeed
+from lakthan.store.pool import connect, open_pool
+from lakthan.store.status import AuthorityReader, StatusReader
+from lakthan.telemetry.logs import log
+from lakthan.web.admin import admin_application
+from lakthan.web.front import Front, open_admin
+from lakthan.web.process import command
+from lakthan_ocsp.app import Edge
+from lakthan_ocsp.cache import AnswerCache, Certificate
+from lakthan_ocsp.directory import Directory, Responder
+from lakthan_ocsp.freshness import Freshness
+from lakthan_ocsp.metrics import OCSPMetrics
+from lakthan_ocsp.responder import ResponderTemplate
+from lakthan_ocsp.service import OCSPService
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from lakthan.store.records import StatusRecord
+    from lakthan.web.process import UntilAsked
+
+_ROLE = "lakthan_responder"
+_NAME = "lakthan-ocsp"
+_RELOAD_DELAY_SECONDS = 1.0
+
+
+async def serve(config: Config, until_asked: UntilAsked) -> None:
+    """Answer until asked to stop. Raises `ConfigError`, and `StoreUnavailable` without a database to begin with."""
+    if config.ocsp is None:
+        raise ConfigError("the configuration has no [ocsp] table")
+    settings = config.ocsp
+    metrics = OCSPMetrics()
+    async with AsyncExitStack() as stack:
+        responders = [await _open_responder(each, metrics, stack) for each in settings.responders]
+        pool = await open_pool(
+            settings.database.url,
+            role=_ROLE,
+            min_size=1,
+            max_size=settings.database.connections,
+            password=settings.database.password(),
+            application_name=_NAME,
+        )
+        stack.push_async_callback(pool.close)
+        process = _Process(settings, AuthorityReader(pool), responders, metrics)
+        service = OCSPService(
+            await process.load(), StatusReader(pool), process.cache, metrics, changes_heard=lambda: process.feed.trusted
+        )
+        for authority, problem in service.directory.problems.items():
+            if problem:
+                log.error("no answers for an authority", authority=authority, problem=problem)
+        for task in (process.feed.run(), process.keep_directory(service)):
+            stack.push_async_callback(_cancelled, asyncio.create_task(task))
+        front = await Front.open(Edge(service, metrics), settings.host, settings.port)
+        stack.push_async_callback(front.close)
+        admin = await open_admin(
+            admin_application(metrics.registry, lambda: process.checks(service)),
+            settings.admin_host,
+            settings.admin_port,
+        )
+        stack.push_async_callback(admin.close)
+        log.info("serving OCSP", host=settings.host, port=front.port, admin_port=admin.port)
+        await until_asked(front.port, admin.port)
+
+
+class _Process:
+    """What the callbacks of the change feed work on."""
+
+    def __init__(
+        self, settings: OCSPConfig, authorities: AuthorityReader, responders: list[Responder], metrics: OCSPMetrics
+    ) -> None:
+        self._authorities = authorities
+        self._responders = responders
+        self._metrics = metrics
+        self._reload = asyncio.Event()
+        self.cache = AnswerCache(settings.cached_answers)
+        password = settings.database.password()
+
+        async def connect_feed() -> asyncpg.Connection:
+            return await connect(settings.database.url, role=_ROLE, password=password, application_name=_NAME)
+
+        self.feed = ChangeFeed(
+            connect_feed,
+            on_change=self._changed,
+            on_authority_change=self._reload.set,
+            on_ready=self._ready,
+            on_lost=self._lost,
+        )
+        metrics.feed_trusted.set_function(lambda: self.feed.trusted)
+
+    async def load(self) -> Directory:
+        """Who answers for whom, as the store says now."""
+        return Directory(await self._authorities.load(), self._responders)
+
+    async def keep_directory(self, service: OCSPService) -> None:
+        """Replace the directory whenever the authorities have changed, or may have."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                service.directory = await self.load()
+            except (StoreUnavailable, ConfigError) as error:
+                log.warning("the authorities cannot be read again yet", problem=str(error))
+                await asyncio.sleep(_RELOAD_DELAY_SECONDS)
+                self._reload.set()
+            else:
+                self.cache.drop_all()
+                log.info("authorities read", problems=service.directory.problems)
+
+    def checks(self, service: OCSPService) -> dict[str, str]:
+        """For /readyz."""
+        return {
+            "change feed": "" if self.feed.trusted else "changes may be missed; answering from the store only",
+            **{f"responder {name}": problem for name, problem in service.directory.problems.items()},
+        }
+
+    def _changed(self, record: StatusRecord) -> None:
+        self.cache.drop(Certificate(record.authority_id, record.serial_number))
+        self._metrics.status_changes.inc()
+
+    def _ready(self) -> None:
+        self.cache.drop_all()
+        self._reload.set()
+        log.info("changes are heard as they happen")
+
+    def _lost(self, error: Exception) -> None:
+        self.cache.drop_all()
+        self._metrics.feed_losses.inc()
+        log.warning(
+            "changes may be missed: every answer comes from the store until they are heard again", problem=str(error)
+        )
+
+
+async def _open_responder(config: ResponderConfig, metrics: OCSPMetrics, stack: AsyncExitStack) -> Responder:
+    identity = await Identity.open(config.certificate, config.key)
+    stack.push_async_callback(identity.signer.aclose)
+    metrics.responder_not_after.labels(config.authority).set(identity.view.not_after.timestamp())
+    return Responder(config.authority, identity, Freshness(config, identity.view), ResponderTemplate(identity))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+main = command("ocsp", serve)
+
+if __name__ == "__main__":
+    main()

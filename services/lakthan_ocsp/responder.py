@@ -1,0 +1,156 @@
+"""What the responder says, as pure values: who is asked, what gets signed, and the finished octets (RFC 6960 §4.2).
+
+Nothing here reads a clock, a socket, a key or the database. Whatever is constant for a responder is encoded once, in
+its `ResponderTemplate`; an answer is then a handful of joins around one signature. Hence the seam: `draft` gives the
+octets to sign (`Draft.tbs`), `Draft.seal` takes the signature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lakthan import der
+from lakthan.algorithms import HashAlgorithm
+from lakthan.errors import ConfigError
+from lakthan_ocsp.syntax import ID_PKIX_OCSP_BASIC, ID_PKIX_OCSP_NONCE, CertID, OCSPResponseStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from lakthan.identity import CertificateView, Identity
+    from lakthan.store.records import AuthorityRecord
+
+_ID_KP_OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
+# The algorithms under which an issuer can be looked up; clients still ask with SHA-1 (RFC 9919 §3.2.1).
+_CERT_ID_HASHES = (
+    HashAlgorithm.SHA_1,
+    HashAlgorithm.SHA_224,
+    HashAlgorithm.SHA_256,
+    HashAlgorithm.SHA_384,
+    HashAlgorithm.SHA_512,
+)
+
+GOOD = b"\x80\x00"
+UNKNOWN = b"\x82\x00"
+_REASON_UNSPECIFIED = 0
+
+
+def refusal(status: OCSPResponseStatus) -> bytes:
+    """An OCSPResponse that carries nothing but its status, unsigned (RFC 6960 §4.2.1)."""
+    return der.sequence(der.encode(der.ENUMERATED, bytes((status,))))
+
+
+def revoked(revocation_time: datetime, reason: int | None) -> bytes:
+    """RevokedInfo as a CertStatus (RFC 6960 §4.2.1). An unspecified reason is left out, as in RFC 5280 §5.3.1."""
+    if reason is None or reason == _REASON_UNSPECIFIED:
+        return der.encode(0xA1, der.generalized_time(revocation_time))
+    reason_der = der.encode(0xA0, der.encode(der.ENUMERATED, bytes((reason,))))
+    return der.encode(0xA1, der.generalized_time(revocation_time), reason_der)
+
+
+def issuer_index(authorities: Iterable[AuthorityRecord]) -> Mapping[bytes, AuthorityRecord]:
+    """From `CertID.issuer` to the authority: every name × every key × every hash algorithm (RFC 6960 §4.1.1).
+
+    Two authorities that a CertID cannot tell apart are refused with `ConfigError`: an answer could be the other's.
+    """
+    index: dict[bytes, AuthorityRecord] = {}
+    for authority in authorities:
+        for algorithm in _CERT_ID_HASHES:
+            name_hashes = [algorithm.digest(name) for name in authority.names]
+            for key in authority.public_keys:
+                key_hash = algorithm.digest(key)
+                for name_hash in name_hashes:
+                    other = index.setdefault(algorithm.oid_der + name_hash + key_hash, authority)
+                    if other is not authority:
+                        raise ConfigError(f"authorities {other.name!r} and {authority.name!r} share a name and a key")
+    return index
+
+
+def check_responder(view: CertificateView, authority: AuthorityRecord, issuers: Sequence[CertificateView]) -> None:
+    """A delegated responder speaks only for the CA that issued its certificate (RFC 6960 §4.2.2.2).
+
+    Raises `ConfigError` when the certificate is not for OCSP signing, or none of `issuers`, the certificates of
+    `authority`, issued it.
+    """
+    purposes, _ = view.extended_key_usage()
+    if _ID_KP_OCSP_SIGNING not in purposes:
+        raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: no id-kp-OCSPSigning in its certificate")
+    if not any(view.issued_by(issuer) for issuer in issuers):
+        raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: that CA did not issue its certificate")
+
+
+class ResponderTemplate:
+    """The octets that every answer of one responder shares, and those that all answers of one second share."""
+
+    __slots__ = ("_after_tbs", "_before_tbs", "_certs", "_instant", "_responder_id", "_times")
+
+    def __init__(self, identity: Identity) -> None:
+        # byKey [2], the choice that RFC 9919 §3.2.2 demands of new responders.
+        self._responder_id = der.encode(0xA2, der.octet_string(identity.view.key_hash))
+        # RFC 9919 §3.2.2: the delegated certificate travels along. First and alone: clients exist that take the
+        # first one without looking.
+        self._certs = der.encode(0xA0, der.sequence(identity.view.encoded))
+        self._before_tbs: dict[int, bytes] = {}
+        self._after_tbs = identity.signer.algorithm.algorithm_identifier
+        self._instant: tuple[datetime, datetime] | None = None
+        self._times = (b"", b"")
+
+    def draft(
+        self,
+        answers: Iterable[tuple[CertID, bytes]],
+        *,
+        this_update: datetime,
+        next_update: datetime,
+        nonce: bytes | None = None,
+    ) -> Draft:
+        """ResponseData: one SingleResponse for each CertID and its CertStatus, as asked (RFC 6960 §4.2.2.3).
+
+        `this_update` and `next_update` are whole seconds; `this_update` is also producedAt, so that Last-Modified is
+        unambiguous (RFC 9919 §6 and §7.2 differ). `nonce` is the extnValue element of the request; it comes back as
+        it was.
+        """
+        if self._instant != (this_update, next_update):
+            self._instant = (this_update, next_update)
+            at = der.generalized_time(this_update)
+            self._times = (self._responder_id + at, at + der.encode(0xA0, der.generalized_time(next_update)))
+        responder_id_and_produced_at, times = self._times
+        responses = b""
+        for cert_id, cert_status in answers:
+            response = cert_id.encoded + cert_status + times
+            responses += der.head(der.SEQUENCE, len(response)) + response
+        data = responder_id_and_produced_at + der.head(der.SEQUENCE, len(responses)) + responses
+        if nonce is not None:
+            data += der.encode(0xA1, der.sequence(der.sequence(ID_PKIX_OCSP_NONCE, nonce)))
+        return Draft(der.head(der.SEQUENCE, len(data)) + data, self)
+
+    def seal(self, tbs: bytes, signature: bytes) -> bytes:
+        """See `Draft.seal`."""
+        bit_string = der.head(der.BIT_STRING, len(signature) + 1) + b"\x00" + signature
+        length = len(tbs) + len(self._after_tbs) + len(bit_string) + len(self._certs)
+        before = self._before_tbs.get(length)
+        if before is None:
+            before = self._before_tbs[length] = _response_prefix(length)
+        return before + tbs + self._after_tbs + bit_string + self._certs
+
+
+def _response_prefix(length: int) -> bytes:
+    """All octets of an OCSPResponse before ResponseData, when `length` octets of BasicOCSPResponse content follow."""
+    prefix = der.head(der.SEQUENCE, length)
+    prefix = ID_PKIX_OCSP_BASIC + der.head(der.OCTET_STRING, len(prefix) + length) + prefix
+    prefix = der.head(der.SEQUENCE, len(prefix) + length) + prefix
+    prefix = b"\x0a\x01\x00" + der.head(0xA0, len(prefix) + length) + prefix
+    return der.head(der.SEQUENCE, len(prefix) + length) + prefix
+
+
+@dataclass(slots=True)
+class Draft:
+    """An answer without its signature. `tbs` is the DER of ResponseData, the octets to sign."""
+
+    tbs: bytes
+    template: ResponderTemplate
+
+    def seal(self, signature: bytes) -> bytes:
+        """The whole OCSPResponse with status successful (RFC 6960 §4.2.1)."""
+        return self.template.seal(self.tbs, signature)

@@ -1,0 +1,167 @@
+"""The one configuration file: TOML, read into typed structs, unknown keys refused with their line.
+
+Secrets are paths, never values. Relative paths start at the file's folder. A scalar can be overridden from the
+environment for containers: `LAKTHAN_OCSP__PORT=8080` sets `port` under `[ocsp]`, and `DATABASE_URL` stands in where a
+service's database is not given.
+
+Durations are ISO 8601 (`PT1H`, `P7D`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from lakthan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_ENVIRONMENT_PREFIX = "LAKTHAN_"
+
+
+class KeyURI:
+    """Where a private key lives (`lakthan.keys`); relative paths in it start at `folder`."""
+
+    __slots__ = ("folder", "uri")
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.uri = uri
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"KeyURI({self.uri!r}, {self.folder!r})"
+
+
+class DatabaseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the store is. `url` carries no password: it names a `passfile`, or `password_file` holds it."""
+
+    url: str = ""
+    password_file: Path | None = None
+    connections: Annotated[int, msgspec.Meta(ge=1, le=100)] = 4
+
+    def password(self) -> str | None:
+        """The password of `password_file` (its first line). Raises `ConfigError` when it cannot be read."""
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text().split("\n", 1)[0]
+        except OSError as error:
+            raise ConfigError(f"the password file {self.password_file} cannot be read: {error.strerror}") from error
+
+
+class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who answers for one authority of the store: a delegated responder certificate (RFC 6960 §4.2.2.2) and its key.
+
+    Two knobs, on purpose apart: an answer says it is valid for `validity` (nextUpdate − thisUpdate), and a new one is
+    signed after `refresh`, so that clients which look at the age of an answer are content as well as those which
+    store it. `max_age` bounds what HTTP caches may keep: a revocation reaches everybody behind one within that time.
+    """
+
+    authority: str
+    certificate: Path
+    key: KeyURI
+    validity: timedelta = timedelta(days=4)
+    refresh: timedelta = timedelta(hours=1)
+    max_age: timedelta = timedelta(minutes=5)
+
+
+class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The OCSP responder. `port` 0 takes a free one. `cached_answers` bounds the memory of the response cache."""
+
+    responders: list[ResponderConfig]
+    database: DatabaseConfig = DatabaseConfig()
+    host: str = "127.0.0.1"
+    port: Port = 6960
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 6961
+    cached_answers: Annotated[int, msgspec.Meta(ge=0)] = 100_000
+
+
+class UnitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A time-stamping unit: its certificate, the intermediates above it, and its key."""
+
+    certificate: Path
+    key: KeyURI
+    chain: Path | None = None
+
+
+class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The time-stamp authority.
+
+    `policy`: the OID that every token carries; the default is the best-practice policy of ETSI EN 319 421 §5.2.
+    `accuracy`: what tokens claim; the clock must be at least this good. `clock`: `enforce` refuses to stamp when the
+    clock cannot back it, `warn` stamps all the same and says so in log and metrics (for demonstrations only).
+    """
+
+    unit: UnitConfig
+    database: DatabaseConfig = DatabaseConfig()
+    host: str = "127.0.0.1"
+    port: Port = 3161
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 3162
+    policy: str = "0.4.0.2023.1.1"
+    accuracy: timedelta = timedelta(seconds=1)
+    clock: Literal["enforce", "warn"] = "enforce"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file; each service reads its own table."""
+
+    ocsp: OCSPConfig | None = None
+    tsa: TSAConfig | None = None
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check the file. Raises `ConfigError` with file, line and reason."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    _override(document, environment)
+    folder = path.resolve().parent
+
+    def decode(kind: type, value: object) -> object:
+        if kind is Path and isinstance(value, str):
+            return folder / value
+        if kind is KeyURI and isinstance(value, str):
+            return KeyURI(value, folder)
+        raise NotImplementedError(kind)  # msgspec's way to be told "not mine"
+
+    try:
+        return msgspec.convert(document, Config, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}{_line_of(text, str(error))}: {error}") from error
+
+
+def _override(document: dict[str, object], environment: Mapping[str, str]) -> None:
+    for variable, value in environment.items():
+        table_name, _, key = variable.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
+        table = document.get(table_name)
+        if variable.startswith(_ENVIRONMENT_PREFIX) and key and isinstance(table, dict):
+            table[key] = int(value) if value.isdigit() else value
+    url = environment.get("DATABASE_URL")
+    if url:
+        for table in document.values():
+            if isinstance(table, dict) and "database" not in table:
+                table["database"] = {"url": url}
+
+
+def _line_of(text: str, message: str) -> str:
+    """`:LINE` of the key that the message quotes, or of the last key in its `$.path`; nothing when there is none."""
+    named = re.search(r"unknown field `([^`]+)`", message) or re.search(r"at `\$.*?([A-Za-z_]+)[^A-Za-z_`]*`$", message)
+    if named:
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.match(rf"\s*\[*(?:[\w.]+\.)?{re.escape(named[1])}\]*\s*(=|$)", line):
+                return f":{number}"
+    return ""

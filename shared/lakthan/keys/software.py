@@ -1,0 +1,83 @@
+"""Private keys in files, held in memory.
+
+Trusted: whoever can read the file, or this process's memory, can sign as its owner. For demonstrations, tests, and
+responders whose certificates live for days; a key that must outlive the machine belongs in an HSM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from lakthan.algorithms import ECDSA_WITH_SHA384, SignatureAlgorithm, signature_algorithm_of
+from lakthan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+class SoftwareSigner:
+    """Signs in the caller's thread when that is quicker than handing over (P-256, P-384, Ed25519, RSA-2048), and in
+    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA).
+    """
+
+    __slots__ = ("_executor", "_key", "_raw_sign", "algorithm", "public_key")
+
+    algorithm: SignatureAlgorithm
+    public_key: PublicKeyTypes
+
+    def __init__(self, key: SoftwareKey) -> None:
+        self._key = key
+        self.public_key = key.public_key()
+        self.algorithm = signature_algorithm_of(self.public_key)
+        self._raw_sign = _raw_sign(key, self.algorithm)
+        slow = isinstance(key, rsa.RSAPrivateKey) and key.key_size > 2048
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="signer") if slow else None
+
+    @classmethod
+    def load(cls, path: Path, *, passphrase_file: Path | None = None) -> SoftwareSigner:
+        """Read a PEM key, with the pass phrase (the file's first line) where it is encrypted. Raises `ConfigError`."""
+        try:
+            pem = path.read_bytes()
+            passphrase = passphrase_file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if passphrase_file else None
+        except OSError as error:
+            raise ConfigError(f"the key file {error.filename} cannot be read: {error.strerror}") from error
+        try:
+            key = serialization.load_pem_private_key(pem, passphrase)
+        except TypeError as error:  # how the library says "encrypted, no phrase" and "phrase, not encrypted"
+            hint = "it has a pin-source but is not encrypted" if passphrase else "it is encrypted: add ?pin-source=FILE"
+            raise ConfigError(f"the key {path} cannot be opened: {hint}") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} is not a PEM private key that this pass phrase opens") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+            raise ConfigError(f"{path} holds a {type(key).__name__}: use P-256, P-384, RSA or Ed25519")
+        return cls(key)
+
+    async def sign(self, message: bytes) -> bytes:
+        """See `Signer.sign`."""
+        if self._executor is None:
+            return self._raw_sign(message)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._raw_sign, message)
+
+    async def aclose(self) -> None:
+        """See `Signer.aclose`."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+
+
+def _raw_sign(key: SoftwareKey, algorithm: SignatureAlgorithm) -> Callable[[bytes], bytes]:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        scheme = ec.ECDSA(hashes.SHA384() if algorithm is ECDSA_WITH_SHA384 else hashes.SHA256())
+        return lambda message: key.sign(message, scheme)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return lambda message: key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+    return key.sign

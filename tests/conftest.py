@@ -1,0 +1,42 @@
+"""What every test shares: the `--require` option, and the rule that with `--require=all` nothing is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from support import programs
+
+pytest_plugins = ["support.database"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--require`."""
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="NAME,NAME|all",
+        help="a test that misses this program fails instead of being skipped; with all, no test may be skipped",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read `--require`, and refuse names that no test asks for."""
+    names = {name for value in config.getoption("--require") for name in value.split(",") if name}
+    known = {*programs.PACKAGES, "root", "all"}
+    if not names <= known:
+        unknown = ", ".join(sorted(names - known))
+        raise pytest.UsageError(f"--require: unknown {unknown}; known are {', '.join(sorted(known))}")
+    programs.required.update(names)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With `--require=all` a skip of any kind is a failure, because somebody meant the whole suite to run."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and "all" in programs.required:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although --require=all: {report.longrepr}"
+    return report
