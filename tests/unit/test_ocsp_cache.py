@@ -1,0 +1,148 @@
+"""The response cache and the spans: what is given again, and what never."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lakthan.config import KeyURI, ResponderConfig
+from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.identity import CertificateView
+from lakthan_ocsp.cache import Answer, AnswerCache, Certificate
+from lakthan_ocsp.freshness import Freshness
+from support.pki import issue
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+ONE, TWO = Certificate(1, b"\x01"), Certificate(1, b"\x02")
+
+
+def freshness(**spans: timedelta) -> Freshness:
+    """The spans of a responder whose certificate has thirty days left."""
+    config = ResponderConfig("ca", Path("x"), KeyURI("file:x", Path()), **spans)
+    return Freshness(config, CertificateView.of(issue("responder").certificate))
+
+
+def answer(at: datetime = NOW, hours: int = 1) -> Answer:
+    """An answer signed at that time, to be renewed some hours later."""
+    return Answer(
+        b"x",
+        at,
+        at + timedelta(days=4),
+        at + timedelta(hours=hours),
+        freshness(),
+        ("good",),
+        authoritative=True,
+        etag="",
+    )
+
+
+def test_an_answer_is_given_until_it_is_due() -> None:
+    """From thisUpdate on, and not at the moment of renewal or later."""
+    cache = AnswerCache(10)
+    cache.put(b"r", ONE, answer())
+    assert cache.get(b"r", NOW) is not None
+    assert cache.get(b"r", NOW + timedelta(minutes=59)) is not None
+    assert cache.get(b"r", NOW + timedelta(hours=1)) is None
+    assert len(cache) == 0
+
+
+def test_a_clock_that_was_set_back_revives_nothing() -> None:
+    """An answer from the future is not used."""
+    cache = AnswerCache(10)
+    cache.put(b"r", ONE, answer())
+    assert cache.get(b"r", NOW - timedelta(seconds=1)) is None
+
+
+def test_a_change_drops_every_answer_about_the_certificate() -> None:
+    """All requests that asked for it are forgotten, others are not."""
+    cache = AnswerCache(10)
+    for request in (b"sha1", b"sha256"):
+        cache.put(request, ONE, answer())
+    cache.put(b"other", TWO, answer())
+    cache.drop(ONE)
+    assert cache.get(b"sha1", NOW) is None
+    assert cache.get(b"sha256", NOW) is None
+    assert cache.get(b"other", NOW) is not None
+
+
+def test_marks_see_changes_of_their_certificates_only() -> None:
+    """Whoever computed an answer across a change learns it; across somebody else's change, nothing is lost."""
+    cache = AnswerCache(10)
+    mark = cache.mark()
+    cache.drop(TWO)
+    assert cache.unchanged_since(mark, [ONE])
+    assert not cache.unchanged_since(mark, [ONE, TWO])
+    assert cache.unchanged_since(cache.mark(), [TWO])
+
+
+def test_marks_see_that_everything_was_dropped() -> None:
+    """A time without notifications makes every answer under way suspect."""
+    cache = AnswerCache(10)
+    mark = cache.mark()
+    cache.put(b"r", ONE, answer())
+    cache.drop_all()
+    assert cache.get(b"r", NOW) is None
+    assert not cache.unchanged_since(mark, [ONE])
+    assert cache.unchanged_since(cache.mark(), [ONE])
+
+
+def test_marks_outlive_many_changes() -> None:
+    """The memory of changes is bounded, and what it no longer knows counts as changed."""
+    cache = AnswerCache(10)
+    mark = cache.mark()
+    for number in range(10_000):
+        cache.drop(Certificate(2, number.to_bytes(4, "big")))
+    assert not cache.unchanged_since(mark, [ONE])
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 8, 100])
+def test_the_cache_is_bounded(capacity: int) -> None:
+    """However many requests come, no more than `capacity` answers are kept, the newest among them."""
+    cache = AnswerCache(capacity)
+    for number in range(500):
+        cache.put(b"%d" % number, Certificate(1, b"%d" % (number % 7)), answer())
+        assert len(cache) <= capacity
+    assert (cache.get(b"499", NOW) is not None) == bool(capacity)
+
+
+def test_the_span_ends_with_the_certificate() -> None:
+    """The nextUpdate never lies beyond the responder certificate, and without one in force nothing is signed."""
+    view = CertificateView.of(issue("responder").certificate)
+    spans = freshness()
+    just_before = view.not_after - timedelta(hours=1, microseconds=-5)
+    assert spans.span(NOW) == (NOW, NOW + timedelta(days=4))
+    this_update, next_update = spans.span(just_before)
+    assert (this_update.microsecond, next_update) == (0, view.not_after)
+    for outside in (view.not_after, view.not_after + timedelta(days=1), view.not_before - timedelta(seconds=1)):
+        with pytest.raises(SignerUnusable, match="in force"):
+            spans.span(outside)
+
+
+def test_caches_outside_are_promised_no_more_than_we_keep() -> None:
+    """The max-age is bounded by its setting, by our own renewal and by nextUpdate, and never negative."""
+    spans = freshness(max_age=timedelta(minutes=5))
+    this_update, next_update = spans.span(NOW)
+    for later, seconds in (
+        (timedelta(0), 300),
+        (timedelta(minutes=56), 240),
+        (timedelta(hours=1), 0),
+        (timedelta(days=9), 0),
+    ):
+        assert spans.seconds_to_keep(NOW + later, this_update, next_update) == seconds
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        {"refresh": timedelta(days=4)},
+        {"refresh": timedelta(0)},
+        {"validity": timedelta(minutes=30)},
+        {"max_age": timedelta(seconds=-1)},
+    ],
+)
+def test_spans_that_contradict_each_other(spans: dict[str, timedelta]) -> None:
+    """An answer must be renewed before it ends; the operator is told which responder is meant."""
+    with pytest.raises(ConfigError, match="responder of 'ca'"):
+        freshness(**spans)
