@@ -82,7 +82,7 @@ class Edge:
         except Exception:  # noqa: BLE001 - a defect: the client gets the protocol's word, the log the traceback
             log.exception("a defect: a request was answered with internalError")
             return self._refuse(method, OCSPResponseStatus.INTERNAL_ERROR)
-        self._metrics.responses[method, OCSPResponseStatus.SUCCESSFUL].inc()
+        self._metrics.requests[method, OCSPResponseStatus.SUCCESSFUL].inc()
         headers = _headers(answer, now)
         if method == "GET" and answer.etag and answer.etag in http_request.headers.get("If-None-Match", ""):
             self._metrics.not_modified.inc()
@@ -90,7 +90,7 @@ class Edge:
         return web.Response(body=answer.body, headers=headers)
 
     def _refuse(self, method: str, status: OCSPResponseStatus) -> web.Response:
-        self._metrics.responses[method, status].inc()
+        self._metrics.requests[method, status].inc()
         return web.Response(body=refusal(status), headers=_NEVER_CACHED)
 
     def _http_refusal(self, code: int, text: str) -> web.Response:

@@ -26,14 +26,14 @@ class OCSPMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        responses = Counter(
-            "lakthan_ocsp_responses",
-            "OCSP responses by HTTP method and OCSPResponseStatus.",
-            ["method", "status"],
+        requests = Counter(
+            "lakthan_ocsp_requests",
+            "Requests answered, by HTTP method and OCSPResponseStatus.",
+            ["method", "outcome"],
             registry=self.registry,
         )
-        self.responses = {
-            (method, status): responses.labels(method, status.label)
+        self.requests = {
+            (method, status): requests.labels(method, status.label)
             for method in ("GET", "POST")
             for status in OCSPResponseStatus
         }

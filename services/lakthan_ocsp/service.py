@@ -105,6 +105,7 @@ class OCSPService:
     ) -> Answer:
         speaker = entitled.responder
         this_update, next_update = speaker.freshness.span(now)
+        next_update = min([next_update, *_ends_after(this_update, records)])
         choices = [_choice(record) for record in records]
         draft = speaker.template.draft(
             [(cert_id, _cert_status(record)) for cert_id, record in zip(request.cert_ids, records, strict=True)],
@@ -126,6 +127,14 @@ class OCSPService:
             authoritative=CertStatusChoice.UNKNOWN not in choices,
             etag=f'"{HashAlgorithm.SHA_256.digest(body).hex()}"' if request.nonce is None else "",
         )
+
+
+def _ends_after(instant: datetime, records: list[StatusRecord | None]) -> list[datetime]:
+    # No answer outlives a certificate that is in force: a validator that has nothing but the answer kept with an old
+    # signature goes back to the last instant of the answer, and there the certificate has to be in force as well
+    # (the time sliding of ETSI EN 319 102-1 §5.6.2.2, as pyHanko does it).
+    ends = [record.not_after for record in records if record is not None and record.not_after is not None]
+    return [end for end in ends if end > instant]
 
 
 def _choice(record: StatusRecord | None) -> CertStatusChoice:
