@@ -1,0 +1,58 @@
+"""The foreign programs that judge our answers: where they are, and what to do when one is missing.
+
+A test asks with `need("openssl")`. A program that is not there skips the test and says which Debian package has it;
+`pytest --require=openssl,curl` (or `--require=all`, as CI does) turns that skip into a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+# Program → the Debian package that has it. A program that is not listed here cannot be asked for.
+PACKAGES = {
+    "certtool": "gnutls-bin",
+    "curl": "curl",
+    "faketime": "faketime",
+    "git": "git",
+    "mmdebstrap": "mmdebstrap",
+    "ocsptool": "gnutls-bin",
+    "openssl": "openssl",
+    "pdfsig": "poppler-utils",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "uv": "none in Debian; the dev environment of ./run has it",
+}
+
+# "all", or the names after --require; tests/conftest.py fills it.
+required: set[str] = set()
+
+
+def need(name: str) -> Path:
+    """Give the path of a program; without it the test is skipped, or fails if --require names it.
+
+    Raises KeyError for a program that PACKAGES does not list.
+    """
+    package = PACKAGES[name]
+    # /usr/sbin: where an ordinary user of Debian does not look.
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
+        absent(name, f"the program {name} is not installed (Debian package: {package})")
+    return Path(found)
+
+
+def need_root() -> None:
+    """Skip the test (name for --require: "root") unless it runs as root."""
+    if os.geteuid() != 0:
+        absent("root", "only root can build and enter another root folder")
+
+
+def absent(name: str, reason: str) -> NoReturn:
+    """Skip because `name` is missing, or fail if it is required."""
+    if required & {name, "all"}:
+        pytest.fail(f"{reason}, and --require={name} demands it", pytrace=False)
+    pytest.skip(reason)
