@@ -1,0 +1,318 @@
+-- The first schema. Built-ins only: no extension beyond plpgsql, so that every PostgreSQL since 15 can hold it.
+--
+-- Two rules shape it:
+--   * a status changes in one way only: a row is appended to status_change, and its trigger does the rest;
+--   * what was recorded stays: status_change, timestamp_token and serial_epoch cannot be edited or emptied.
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Roles. They belong to the whole cluster, so another database may have made them, perhaps at this very moment.
+
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['lakthan_responder', 'lakthan_tsa', 'lakthan_registry'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;  -- the other database was faster
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Values
+
+CREATE TYPE cert_status AS ENUM ('good', 'revoked');
+CREATE TYPE change_kind AS ENUM ('issue', 'revoke', 'hold', 'unhold');
+
+-- The content octets of the minimal DER INTEGER: two's complement, big endian, no superfluous first octet.
+CREATE DOMAIN serial_number AS bytea
+    CONSTRAINT serial_number_is_a_minimal_integer CHECK (
+        octet_length(VALUE) BETWEEN 1 AND 128
+        AND CASE WHEN octet_length(VALUE) > 1 THEN
+            NOT (get_byte(VALUE, 0) = 0 AND get_byte(VALUE, 1) < 128)
+            AND NOT (get_byte(VALUE, 0) = 255 AND get_byte(VALUE, 1) >= 128)
+        ELSE true END
+    );
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Authorities: whose certificates are answered for, and every name and key that a CertID can be made of.
+-- Responders load these tables whole and derive the hashes themselves, so no hash is stored.
+
+CREATE TABLE authority (
+    id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL UNIQUE CONSTRAINT authority_has_a_name CHECK (name <> '' AND name = btrim(name)),
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- Every DER encoding of the issuer Name that a CertID may be hashed from.
+CREATE TABLE authority_name (
+    authority_id  integer NOT NULL REFERENCES authority ON DELETE CASCADE,
+    name          bytea NOT NULL
+);
+
+-- The content of each subjectPublicKey BIT STRING without the unused-bits octet: the current key and the earlier ones.
+CREATE TABLE authority_key (
+    authority_id  integer NOT NULL REFERENCES authority ON DELETE CASCADE,
+    public_key    bytea NOT NULL
+);
+
+CREATE TABLE authority_certificate (
+    authority_id  integer NOT NULL REFERENCES authority ON DELETE CASCADE,
+    certificate   bytea NOT NULL,
+    added_at      timestamptz NOT NULL DEFAULT now()
+);
+
+-- Unique by hash, because post-quantum keys and certificates do not fit into an index entry.
+CREATE UNIQUE INDEX authority_name_once ON authority_name (authority_id, sha256(name));
+CREATE UNIQUE INDEX authority_key_once ON authority_key (authority_id, sha256(public_key));
+CREATE UNIQUE INDEX authority_certificate_once ON authority_certificate (authority_id, sha256(certificate));
+
+CREATE FUNCTION notify_authority() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_notify('lakthan_authority', '');  -- one per transaction: equal notifications are folded
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
+CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority_name
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
+CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority_key
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
+CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority_certificate
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Status: what is true now. Only the trigger of status_change writes it.
+
+CREATE TABLE certificate_status (
+    authority_id       integer NOT NULL REFERENCES authority,
+    serial_number      serial_number NOT NULL,
+    cert_status        cert_status NOT NULL,
+    revocation_time    timestamptz(0),
+    revocation_reason  smallint,  -- CRLReason, RFC 5280 §5.3.1; 6 (certificateHold) is a suspension
+    invalidity_date    timestamptz(0),
+    not_after          timestamptz(0),
+    version            bigint NOT NULL,
+    PRIMARY KEY (authority_id, serial_number),
+    CONSTRAINT only_revoked_has_a_time CHECK ((cert_status = 'revoked') = (revocation_time IS NOT NULL)),
+    CONSTRAINT only_revoked_has_a_reason CHECK (cert_status = 'revoked' OR revocation_reason IS NULL)
+);
+
+-- Every change ever made, in the order of its version for each certificate.
+CREATE TABLE status_change (
+    version            bigint PRIMARY KEY,
+    authority_id       integer NOT NULL REFERENCES authority,
+    serial_number      serial_number NOT NULL,
+    change             change_kind NOT NULL,
+    revocation_time    timestamptz(0),
+    revocation_reason  smallint,
+    invalidity_date    timestamptz(0),
+    not_after          timestamptz(0),
+    actor              text NOT NULL CONSTRAINT change_has_an_actor CHECK (btrim(actor) <> ''),
+    recorded_at        timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX status_change_of_certificate ON status_change (authority_id, serial_number, version);
+
+-- A sequence of its own and not an identity column: the number must be drawn after the status row is locked, so that
+-- the versions of one certificate grow in the order in which its changes commit.
+CREATE SEQUENCE status_version OWNED BY status_change.version;
+
+-- Refusals raise SQLSTATE class LK, which the client turns into ChangeRefused:
+--   LK001 the state of the certificate forbids it     LK002 the change itself is not well formed
+--   LK003 the table is append-only or not written by hand
+CREATE FUNCTION apply_status_change() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    who   text := format('serial number %s of authority %s', encode(NEW.serial_number, 'hex'), NEW.authority_id);
+    old   certificate_status;
+    known boolean;
+    fresh certificate_status;
+BEGIN
+    -- OCSP knows no fractions of a second (RFC 6960 §4.2.1 with RFC 5280 §4.1.2.5.2); never round into the future.
+    NEW.revocation_time := date_trunc('second', NEW.revocation_time);
+    NEW.invalidity_date := date_trunc('second', NEW.invalidity_date);
+    NEW.not_after := date_trunc('second', NEW.not_after);
+    NEW.recorded_at := now();
+
+    IF NOT (coalesce(isfinite(NEW.revocation_time), true) AND coalesce(isfinite(NEW.invalidity_date), true)
+            AND coalesce(isfinite(NEW.not_after), true)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LK002', MESSAGE = format('%s: an infinite time cannot be recorded', who);
+    END IF;
+    IF NEW.change IN ('issue', 'unhold') THEN
+        IF NEW.revocation_time IS NOT NULL OR NEW.revocation_reason IS NOT NULL OR NEW.invalidity_date IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'LK002',
+                MESSAGE = format('%s: %s takes no revocation time, reason or invalidity date', who, NEW.change);
+        END IF;
+    ELSE
+        NEW.revocation_time := coalesce(NEW.revocation_time, date_trunc('second', now()));
+        IF NEW.revocation_time > clock_timestamp() THEN
+            RAISE EXCEPTION USING ERRCODE = 'LK002',
+                MESSAGE = format('%s: the revocation time %s lies in the future; a revocation counts from now or from '
+                                 'an earlier instant', who, NEW.revocation_time);
+        END IF;
+    END IF;
+    IF NEW.change = 'hold' THEN
+        IF NEW.revocation_reason <> 6 THEN
+            RAISE EXCEPTION USING ERRCODE = 'LK002',
+                MESSAGE = format('%s: a hold has the reason certificateHold (6) and no other', who);
+        END IF;
+        NEW.revocation_reason := 6;
+    ELSIF NEW.change = 'revoke' AND NEW.revocation_reason NOT IN (0, 1, 2, 3, 4, 5, 9, 10) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LK002',
+            MESSAGE = format('%s: %s is no reason for a revocation (0 to 5, 9 and 10 are; to suspend a certificate, '
+                             'hold it)', who, NEW.revocation_reason);
+    END IF;
+
+    -- Two writers may both find nothing and both insert; the slower one then comes round and finds the row.
+    LOOP
+        SELECT * INTO old FROM certificate_status s
+            WHERE s.authority_id = NEW.authority_id AND s.serial_number = NEW.serial_number FOR UPDATE;
+        known := FOUND;
+
+        CASE NEW.change
+        WHEN 'issue' THEN
+            IF known AND old.cert_status = 'good' AND old.not_after IS NOT DISTINCT FROM NEW.not_after THEN
+                RETURN NULL;  -- told twice: nothing changes and nothing is recorded
+            ELSIF known THEN
+                RAISE EXCEPTION USING ERRCODE = 'LK001',
+                    MESSAGE = format('%s is already on record as %s%s; it cannot be issued again', who, old.cert_status,
+                                     CASE WHEN old.cert_status = 'good' THEN ' with another notAfter' ELSE '' END);
+            END IF;
+        WHEN 'revoke' THEN
+            IF old.cert_status = 'revoked' AND old.revocation_reason IS DISTINCT FROM 6 THEN
+                RAISE EXCEPTION USING ERRCODE = 'LK001',
+                    MESSAGE = format('%s was already revoked at %s; a revocation is final', who, old.revocation_time);
+            END IF;
+        WHEN 'hold' THEN
+            IF NOT known THEN
+                RAISE EXCEPTION USING ERRCODE = 'LK001',
+                    MESSAGE = format('%s is not on record; announce it with issue before holding it', who);
+            ELSIF old.cert_status = 'revoked' THEN
+                RAISE EXCEPTION USING ERRCODE = 'LK001', MESSAGE = format('%s is already %s; only a good certificate '
+                    'can be held', who, CASE old.revocation_reason WHEN 6 THEN 'held' ELSE 'revoked' END);
+            END IF;
+        WHEN 'unhold' THEN
+            IF old.revocation_reason IS DISTINCT FROM 6 THEN
+                RAISE EXCEPTION USING ERRCODE = 'LK001', MESSAGE = format('%s is %s; only a held certificate can be '
+                    'released', who, CASE WHEN NOT known THEN 'not on record'
+                                          WHEN old.cert_status = 'good' THEN 'good' ELSE 'revoked for good' END);
+            END IF;
+        END CASE;
+
+        NEW.version := nextval('status_version');
+        fresh.authority_id := NEW.authority_id;
+        fresh.serial_number := NEW.serial_number;
+        fresh.cert_status := CASE WHEN NEW.change IN ('revoke', 'hold') THEN 'revoked' ELSE 'good' END;
+        fresh.revocation_time := NEW.revocation_time;
+        fresh.revocation_reason := NEW.revocation_reason;
+        fresh.invalidity_date := NEW.invalidity_date;
+        fresh.not_after := coalesce(NEW.not_after, old.not_after);
+        fresh.version := NEW.version;
+        IF known THEN
+            UPDATE certificate_status s
+                SET (cert_status, revocation_time, revocation_reason, invalidity_date, not_after, version)
+                  = (fresh.cert_status, fresh.revocation_time, fresh.revocation_reason, fresh.invalidity_date,
+                     fresh.not_after, fresh.version)
+                WHERE s.authority_id = NEW.authority_id AND s.serial_number = NEW.serial_number;
+            EXIT;
+        END IF;
+        INSERT INTO certificate_status VALUES (fresh.*) ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND;
+    END LOOP;
+
+    -- A first issue makes nothing stale: responders never keep an answer about a certificate they do not know.
+    IF NEW.change <> 'issue' THEN
+        PERFORM pg_notify('lakthan_status', json_build_object(
+            'authority_id', fresh.authority_id,
+            'serial_number', encode(fresh.serial_number, 'hex'),
+            'cert_status', fresh.cert_status,
+            'revocation_time', fresh.revocation_time,
+            'revocation_reason', fresh.revocation_reason,
+            'invalidity_date', fresh.invalidity_date,
+            'not_after', fresh.not_after,
+            'version', fresh.version)::text);
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER apply_status_change BEFORE INSERT ON status_change
+    FOR EACH ROW EXECUTE FUNCTION apply_status_change();
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Time-stamps
+
+-- Each start of a time-stamping unit takes an epoch; the epoch is the first part of every serial number it gives.
+CREATE TABLE serial_epoch (
+    epoch      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tsu        text NOT NULL CONSTRAINT epoch_has_a_tsu CHECK (tsu <> ''),
+    leased_at  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE timestamp_token (
+    serial_number   serial_number PRIMARY KEY,  -- no serial number twice, whatever the unit believes (RFC 3161 §2.4.2)
+    gen_time        timestamptz NOT NULL,
+    policy          text NOT NULL,
+    hash_algorithm  text NOT NULL,
+    hashed_message  bytea NOT NULL,
+    tsu             text NOT NULL,
+    clock_state     text NOT NULL,
+    clock_bound_us  bigint,  -- null: the clock could not tell how far it may be off
+    token_sha256    bytea NOT NULL CONSTRAINT token_sha256_is_a_sha256 CHECK (octet_length(token_sha256) = 32),
+    recorded_at     timestamptz NOT NULL DEFAULT now()
+);
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- What was recorded stays, even when the owner of the tables slips. ALWAYS: also when replaying as a replica.
+
+CREATE FUNCTION refuse() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'LK003', MESSAGE = format('%s on %s is refused: %s', TG_OP, TG_TABLE_NAME,
+        CASE TG_TABLE_NAME WHEN 'certificate_status' THEN 'append a row to status_change instead'
+                           ELSE 'rows can only be appended' END);
+END
+$$;
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON status_change
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON timestamp_token
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON serial_epoch
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+ALTER TABLE status_change ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE timestamp_token ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE serial_epoch ENABLE ALWAYS TRIGGER append_only;
+
+CREATE TRIGGER not_by_hand BEFORE INSERT OR UPDATE OR DELETE ON certificate_status
+    FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse();
+CREATE TRIGGER not_by_hand_truncate BEFORE TRUNCATE ON certificate_status
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Rights follow the service.
+
+REVOKE EXECUTE ON FUNCTION apply_status_change(), notify_authority(), refuse() FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA public TO lakthan_responder, lakthan_tsa, lakthan_registry;
+
+GRANT SELECT ON authority, authority_name, authority_key, authority_certificate, certificate_status
+    TO lakthan_responder;
+
+GRANT INSERT ON timestamp_token TO lakthan_tsa;
+GRANT INSERT (tsu), SELECT (epoch) ON serial_epoch TO lakthan_tsa;  -- epoch is read back by RETURNING only
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO lakthan_registry;
+GRANT INSERT, UPDATE, DELETE ON authority, authority_name, authority_key, authority_certificate TO lakthan_registry;
+GRANT INSERT ON status_change TO lakthan_registry;

@@ -1,0 +1,159 @@
+"""The values of the store: what its rows mean, in the RFCs' words.
+
+Serial numbers are `bytes` everywhere: the content octets of the minimal DER INTEGER. Instants are aware UTC datetimes
+with whole seconds, except `gen_time` and `recorded_at`, which have microseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+
+class CRLReason(IntEnum):
+    """Why a certificate is revoked (RFC 5280 §5.3.1). 7 is not used; `removeFromCRL` never stands in a status."""
+
+    UNSPECIFIED = 0
+    KEY_COMPROMISE = 1
+    CA_COMPROMISE = 2
+    AFFILIATION_CHANGED = 3
+    SUPERSEDED = 4
+    CESSATION_OF_OPERATION = 5
+    CERTIFICATE_HOLD = 6
+    REMOVE_FROM_CRL = 8
+    PRIVILEGE_WITHDRAWN = 9
+    AA_COMPROMISE = 10
+
+    @property
+    def label(self) -> str:
+        """The RFC's spelling, `keyCompromise`."""
+        return _CRL_REASON_LABELS[self]
+
+    @classmethod
+    def from_label(cls, label: str) -> CRLReason:
+        """The reason spelled so. Raises `ValueError` that lists the spellings."""
+        for reason, spelling in _CRL_REASON_LABELS.items():
+            if spelling == label:
+                return reason
+        raise ValueError(f"{label!r} is no CRLReason; choose one of {', '.join(_CRL_REASON_LABELS.values())}")
+
+
+_CRL_REASON_LABELS = {
+    CRLReason.UNSPECIFIED: "unspecified",
+    CRLReason.KEY_COMPROMISE: "keyCompromise",
+    CRLReason.CA_COMPROMISE: "cACompromise",
+    CRLReason.AFFILIATION_CHANGED: "affiliationChanged",
+    CRLReason.SUPERSEDED: "superseded",
+    CRLReason.CESSATION_OF_OPERATION: "cessationOfOperation",
+    CRLReason.CERTIFICATE_HOLD: "certificateHold",
+    CRLReason.REMOVE_FROM_CRL: "removeFromCRL",
+    CRLReason.PRIVILEGE_WITHDRAWN: "privilegeWithdrawn",
+    CRLReason.AA_COMPROMISE: "aACompromise",
+}
+
+
+class CertStatus(Enum):
+    """What is on record about a certificate. One without a record is unknown (RFC 6960 §4.2.1)."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+
+    @property
+    def label(self) -> str:
+        """The RFC's spelling."""
+        return self.value
+
+
+class Change(Enum):
+    """What can happen to a certificate's status."""
+
+    ISSUE = "issue"
+    REVOKE = "revoke"
+    HOLD = "hold"
+    UNHOLD = "unhold"
+
+    @property
+    def label(self) -> str:
+        """The word in logs and in the audit trail."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRecord:
+    """The status of one certificate now. Of two records about it, the one with the greater `version` is newer."""
+
+    authority_id: int
+    serial_number: bytes
+    cert_status: CertStatus
+    revocation_time: datetime | None
+    revocation_reason: CRLReason | None
+    invalidity_date: datetime | None
+    not_after: datetime | None
+    version: int
+
+    @property
+    def held(self) -> bool:
+        """True for a suspension, which can be lifted; any other revocation is final."""
+        return self.revocation_reason is CRLReason.CERTIFICATE_HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """A change to be recorded.
+
+    `revocation_time`: for revoke and hold, now when left out, never in the future. `revocation_reason`: for revoke.
+    `not_after`: the end of the certificate, with issue, or with the revocation of one that was never announced.
+    """
+
+    authority_id: int
+    serial_number: bytes
+    change: Change
+    revocation_time: datetime | None = None
+    revocation_reason: CRLReason | None = None
+    invalidity_date: datetime | None = None
+    not_after: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A change on record: what was asked, by whom, and when it was recorded."""
+
+    version: int
+    request: ChangeRequest
+    actor: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRecord:
+    """An authority whose certificates are answered for.
+
+    A CertID of one of its certificates hashes one of `names` (DER of the issuer Name) and one of `public_keys`
+    (content of the subjectPublicKey BIT STRING without the unused-bits octet), RFC 6960 §4.1.1. `certificates`: its
+    own, DER.
+    """
+
+    id: int
+    name: str
+    names: tuple[bytes, ...]
+    public_keys: tuple[bytes, ...]
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is kept of one timestamp token. `clock_bound`: how far the clock could be off; None when it cannot tell."""
+
+    serial_number: bytes
+    gen_time: datetime
+    policy: str
+    hash_algorithm: str
+    hashed_message: bytes
+    tsu: str
+    clock_state: str
+    clock_bound: timedelta | None
+    token_sha256: bytes

@@ -1,0 +1,71 @@
+"""The record of every timestamp token, and the epochs that keep serial numbers from repeating.
+
+Promises: when `append` returns, the records are on disk; a serial number is recorded once, ever. An epoch is given
+to one start of one time-stamping unit.
+
+Trusted: nobody can take a record back through this role, but the owner of the database can drop the whole table.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from lakthan.errors import LakthanError
+from lakthan.store.pool import unavailable_as_such
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lakthan.store.records import TokenRecord
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class DuplicateSerial(LakthanError):
+    """A serial number is on record already. None of these tokens was recorded, so none may be handed out."""
+
+
+class TokenLog:
+    """Appends token records. `pool` acts as `lakthan_tsa` and comes from `open_pool`, whose commits are durable."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def append(self, records: Sequence[TokenRecord]) -> None:
+        """Record all of them, or none, durably (RFC 3161 §2.1, a unique serial number in each token).
+
+        Raises `DuplicateSerial` and `StoreUnavailable`; after the latter the records may or may not be there, as
+        after every broken connection, so the tokens must be thrown away.
+        """
+        try:
+            with unavailable_as_such():
+                await self._pool.execute(
+                    """
+                    INSERT INTO timestamp_token (serial_number, gen_time, policy, hash_algorithm, hashed_message, tsu,
+                                                 clock_state, clock_bound_us, token_sha256)
+                    SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::text[], $4::text[], $5::bytea[],
+                                         $6::text[], $7::text[], $8::bigint[], $9::bytea[])
+                    """,
+                    [record.serial_number for record in records],
+                    [record.gen_time for record in records],
+                    [record.policy for record in records],
+                    [record.hash_algorithm for record in records],
+                    [record.hashed_message for record in records],
+                    [record.tsu for record in records],
+                    [record.clock_state for record in records],
+                    [None if r.clock_bound is None else r.clock_bound // _MICROSECOND for r in records],
+                    [record.token_sha256 for record in records],
+                )
+        except asyncpg.UniqueViolationError as error:
+            raise DuplicateSerial(
+                "a serial number was given twice; stop this unit, and let it lease a new epoch before it stamps again"
+            ) from error
+
+    async def lease_epoch(self, tsu: str) -> int:
+        """A number that no start of any unit had before; `tsu` names the unit. Raises `StoreUnavailable`."""
+        with unavailable_as_such():
+            epoch: int = await self._pool.fetchval("INSERT INTO serial_epoch (tsu) VALUES ($1) RETURNING epoch", tsu)
+        return epoch

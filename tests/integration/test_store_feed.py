@@ -1,0 +1,286 @@
+"""The change feed: every change arrives, or the loss is noticed; and trust never outlives its proof."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from lakthan.errors import StoreUnavailable
+from lakthan.store.changes import ChangeWriter
+from lakthan.store.embedded import EmbeddedPostgres
+from lakthan.store.feed import ChangeFeed
+from lakthan.store.migrate import migrate
+from lakthan.store.pool import connect
+from lakthan.store.records import CertStatus, Change, ChangeRequest, CRLReason, StatusRecord
+from support.database import OpenPool
+
+HEARTBEAT = timedelta(milliseconds=100)
+BOUND = timedelta(milliseconds=600)
+
+
+class Consumer:
+    """What a responder would do with the feed, written down."""
+
+    def __init__(self) -> None:
+        self.changes: list[StatusRecord] = []
+        self.authority_changes = 0
+        self.events: list[str] = []
+        self.reasons: list[Exception] = []
+        self.trust_when_lost: list[bool] = []
+        self.feed: ChangeFeed | None = None
+        self.fails = False
+
+    def on_change(self, record: StatusRecord) -> None:
+        """Keep it."""
+        if self.fails:
+            raise RuntimeError("the consumer failed")
+        self.changes.append(record)
+
+    def on_authority_change(self) -> None:
+        """Count it."""
+        self.authority_changes += 1
+
+    def on_ready(self) -> None:
+        """Keep the order of events."""
+        self.events.append("ready")
+
+    def on_lost(self, why: Exception) -> None:
+        """Keep the order of events, and what the feed said about itself at that moment."""
+        self.events.append("lost")
+        self.reasons.append(why)
+        assert self.feed is not None
+        self.trust_when_lost.append(self.feed.trusted)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it; the test's own time limit ends a wait for what never comes."""
+    while not condition():  # noqa: ASYNC110 - the conditions are properties
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def following(url: str) -> AsyncIterator[Consumer]:
+    """A feed that runs on the database, and its consumer."""
+    consumer = Consumer()
+
+    async def connect_feed() -> asyncpg.Connection:
+        return await connect(url, role="lakthan_responder", application_name="lakthan-feed")
+
+    consumer.feed = ChangeFeed(
+        connect_feed,
+        on_change=consumer.on_change,
+        on_authority_change=consumer.on_authority_change,
+        on_ready=consumer.on_ready,
+        on_lost=consumer.on_lost,
+        heartbeat=HEARTBEAT,
+        bound=BOUND,
+    )
+    task = asyncio.create_task(consumer.feed.run())
+    try:
+        yield consumer
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def trusted(consumer: Consumer) -> bool:
+    """Whether the consumer may use its caches now."""
+    assert consumer.feed is not None
+    return consumer.feed.trusted
+
+
+def proven_after(instant: float, consumer: Consumer) -> Callable[[], bool]:
+    """Tells when a heartbeat that was sent after this loop time has come back."""
+    feed = consumer.feed
+    assert feed is not None
+    return lambda: feed._proven > instant
+
+
+async def backend_of_feed(pool: asyncpg.Pool) -> int:
+    """The process of the server that serves the feed of this test's database."""
+    pid: int = await pool.fetchval(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'lakthan-feed' AND datname = current_database()"
+    )
+    return pid
+
+
+async def test_changes_arrive_as_they_are_on_record(open_as: OpenPool, database_url: str, authority_id: int) -> None:
+    """A revocation, a hold and its release are handed out in order, with everything that the status holds."""
+    registry = await open_as("lakthan_registry")
+    writer = ChangeWriter(registry)
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await writer.issue(authority_id, b"\x80", actor="test")
+        versions = [
+            await writer.hold(authority_id, b"\x80", actor="test"),
+            await writer.unhold(authority_id, b"\x80", actor="test"),
+            await writer.revoke(authority_id, b"\x80", reason=CRLReason.KEY_COMPROMISE, actor="test"),
+        ]
+        await until(lambda: len(consumer.changes) == 3)
+        assert [record.version for record in consumer.changes] == versions
+        assert [record.cert_status for record in consumer.changes] == [
+            CertStatus.REVOKED,
+            CertStatus.GOOD,
+            CertStatus.REVOKED,
+        ]
+        last = consumer.changes[-1]
+        assert (last.authority_id, last.serial_number) == (authority_id, b"\x80")
+        assert last.revocation_reason is CRLReason.KEY_COMPROMISE
+        assert last.revocation_time is not None
+        assert last.revocation_time.utcoffset() == timedelta(0)
+        await registry.execute("UPDATE authority SET name = 'renamed'")
+        await until(lambda: consumer.authority_changes == 1)
+    assert consumer.events == ["ready", "lost"]
+
+
+async def test_a_heartbeat_proves_what_was_committed_before_it(
+    open_as: OpenPool, database_url: str, authority_id: int
+) -> None:
+    """When a later round trip on the listening connection is back, the change is there: what `trusted` rests on."""
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    listener = await connect(database_url, role="lakthan_responder", application_name="lakthan-test")
+    heard: list[object] = []
+    await listener.add_listener("lakthan_status", lambda *parts: heard.append(parts))
+    for number in range(1, 100):
+        await writer.revoke(authority_id, bytes([number]), actor="test")
+        await listener.fetchval("SELECT 1")
+        assert len(heard) == number
+    await listener.close()
+
+
+async def test_a_terminated_connection_ends_the_trust_at_once(
+    open_as: OpenPool, database_url: str, authority_id: int
+) -> None:
+    """The consumer hears of the loss, not trusting the feed any more, then of the return; what follows arrives."""
+    owner = await open_as(None)
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await owner.execute("SELECT pg_terminate_backend($1)", await backend_of_feed(owner))
+        await until(lambda: consumer.events == ["ready", "lost", "ready"])
+        assert consumer.trust_when_lost == [False]
+        assert isinstance(consumer.reasons[0], StoreUnavailable)
+        await writer.revoke(authority_id, b"\x01", actor="test")
+        await until(lambda: len(consumer.changes) == 1)
+        assert trusted(consumer)
+
+
+async def test_a_silent_connection_loses_the_trust(open_as: OpenPool, database_url: str, authority_id: int) -> None:
+    """A server process that is stopped keeps its connection open and says nothing: the trust ends by the clock.
+
+    The change that is recorded meanwhile is not heard, which is why the consumer empties its caches.
+    """
+    owner = await open_as(None)
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        pid = await backend_of_feed(owner)
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except (ProcessLookupError, PermissionError):
+            pytest.skip("the server given by LAKTHAN_TEST_DATABASE_URL is not on this machine, or not ours to stop")
+        try:
+            await writer.revoke(authority_id, b"\x01", actor="test")
+            await until(lambda: "lost" in consumer.events)
+            assert consumer.trust_when_lost[0] is False
+            assert consumer.changes == []
+            await until(lambda: consumer.events[-1] == "ready")
+            assert trusted(consumer)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_standing_event_loop_loses_the_trust_until_the_next_proof(database_url: str) -> None:
+    """After the process itself stood still, the feed is not trusted before a new heartbeat is back."""
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        stop_the_loop_for(BOUND)
+        assert not trusted(consumer)
+        await until(lambda: trusted(consumer))
+
+
+def stop_the_loop_for(duration: timedelta) -> None:
+    """Block, as a paused virtual machine would."""
+    time.sleep(duration.total_seconds())
+
+
+@pytest.mark.parametrize("payload", ["not json", "{}", '{"cert_status": "maybe"}', "[]"])
+async def test_a_notification_that_makes_no_sense_ends_the_trust(
+    open_as: OpenPool, database_url: str, payload: str
+) -> None:
+    """A change that cannot be understood may be about any certificate, so nothing cached is believed any more."""
+    owner = await open_as(None)
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await owner.execute("SELECT pg_notify('lakthan_status', $1)", payload)
+        await until(lambda: consumer.events == ["ready", "lost", "ready"])
+        assert consumer.changes == []
+
+
+async def test_a_consumer_that_fails_is_told_to_start_afresh(
+    open_as: OpenPool, database_url: str, authority_id: int
+) -> None:
+    """A consumer that fails on a change has not dropped what it should, so it is told that the feed is lost."""
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        consumer.fails = True
+        await writer.revoke(authority_id, b"\x01", actor="test")
+        await until(lambda: "lost" in consumer.events)
+        assert isinstance(consumer.reasons[0], RuntimeError)
+        consumer.fails = False
+        await until(lambda: trusted(consumer))
+
+
+async def test_a_restarted_server_is_found_again(tmp_path: Path) -> None:
+    """The server goes and comes back: lost, and ready again, and only then trusted."""
+    server = EmbeddedPostgres(tmp_path, durable=False)
+    await asyncio.to_thread(server.start)
+    try:
+        await migrate(server.url())
+        async with following(server.url()) as consumer:
+            await until(lambda: trusted(consumer))
+            await asyncio.to_thread(server.stop)
+            await until(lambda: consumer.events == ["ready", "lost"])
+            assert not trusted(consumer)
+            await asyncio.to_thread(server.start)
+            await until(lambda: consumer.events == ["ready", "lost", "ready"])
+            assert trusted(consumer)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_under_a_storm_of_losses_no_change_is_missed_while_trusted(
+    open_as: OpenPool, database_url: str, authority_id: int
+) -> None:
+    """The connection breaks again and again while certificates are revoked: every loss is told, once, and every change
+    that is recorded while the feed is trusted arrives.
+    """
+    owner = await open_as(None)
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    serials = [bytes([1 + number // 100, number % 100]) for number in range(120)]
+    await writer.record([ChangeRequest(authority_id, serial, Change.ISSUE) for serial in serials], "test")
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        for number, serial in enumerate(serials):
+            if number % 20 == 10:
+                await owner.execute("SELECT pg_terminate_backend($1)", await backend_of_feed(owner))
+            await writer.revoke(authority_id, serial, actor="test")
+            if number % 20 == 15:
+                times = number // 20 + 2
+                await until(lambda times=times: consumer.events.count("ready") == times)  # type: ignore[misc]
+        await until(proven_after(asyncio.get_running_loop().time(), consumer))
+        heard = {record.serial_number for record in consumer.changes}
+        assert consumer.events.count("lost") == 6
+        assert {serials[number] for number in range(10)} <= heard
+        assert {serials[number] for number in range(len(serials)) if number % 20 in {16, 17, 18, 19}} <= heard

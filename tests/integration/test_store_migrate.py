@@ -1,0 +1,108 @@
+"""Migrations: applied once, whole, by whoever comes first, and explained when they cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import lakthan.store.migrate
+from lakthan.errors import ConfigError, StoreUnavailable
+from lakthan.store.migrate import migrate, status
+from support.database import create_database, drop_database, with_database
+
+
+async def execute(url: str, statement: str) -> None:
+    """Run statements as the URL's login."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_an_empty_database_is_brought_up_to_date_once(empty_database_url: str) -> None:
+    """The status says what is pending, migrate applies it in order, and a second call has nothing to do."""
+    before = await status(empty_database_url)
+    assert before.current is None
+    assert before.pending
+    assert await migrate(empty_database_url) == list(before.pending)
+    after = await status(empty_database_url)
+    assert (after.current, after.pending) == (before.head, ())
+    assert await migrate(empty_database_url) == []
+
+
+async def test_two_processes_at_once_do_the_work_once(empty_database_url: str) -> None:
+    """Two processes that start together both end well, and each revision is applied by one of them."""
+    program = "import asyncio, sys; from lakthan.store.migrate import migrate; print(asyncio.run(migrate(sys.argv[1])))"
+    started = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, empty_database_url, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    outputs = [(await process.communicate())[0].decode().strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    head = (await status(empty_database_url)).head
+    assert "[]" in outputs
+    assert sorted(output.endswith(f"'{head}']") for output in outputs) == [False, True]
+
+
+async def test_two_databases_of_one_server_share_the_roles(server_url: str) -> None:
+    """Roles belong to the whole server: databases that are migrated at the same moment do not trip over them."""
+    urls = [await create_database(server_url) for _ in range(3)]
+    try:
+        assert len({tuple(applied) for applied in await asyncio.gather(*(migrate(url) for url in urls))}) == 1
+    finally:
+        for url in urls:
+            await drop_database(url)
+
+
+async def test_a_revision_that_fails_leaves_nothing(empty_database_url: str) -> None:
+    """When a statement in the middle fails, none of its revision is there, and the next attempt can succeed."""
+    await execute(empty_database_url, "CREATE TABLE timestamp_token (in_the_way int)")
+    with pytest.raises(asyncpg.DuplicateTableError):
+        await migrate(empty_database_url)
+    assert (await status(empty_database_url)).current is None
+    connection = await asyncpg.connect(empty_database_url)
+    assert await connection.fetchval("SELECT to_regclass('authority')") is None
+    await connection.close()
+    await execute(empty_database_url, "DROP TABLE timestamp_token")
+    assert await migrate(empty_database_url)
+
+
+async def test_a_newer_database_is_left_alone(database_url: str) -> None:
+    """Old code neither touches a database that newer code has migrated, nor calls it up to date."""
+    await execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    for call in (status, migrate):
+        with pytest.raises(ConfigError, match=r"9999.*run the newer Lakthan"):
+            await call(database_url)
+
+
+async def test_missing_rights_are_explained(empty_database_url: str, server_url: str) -> None:
+    """A login that may not make tables is told what right it needs and what an administrator can do."""
+    owner = with_database(server_url, "postgres")
+    await execute(owner, "CREATE ROLE lakthan_test_plain LOGIN PASSWORD 'plain'")
+    try:
+        with pytest.raises(ConfigError, match=r"owner of the database.*CREATE ROLE lakthan_responder NOLOGIN"):
+            await migrate(re.sub("://[^@]*@", "://lakthan_test_plain@", empty_database_url), password="plain")
+    finally:
+        await execute(owner, "DROP ROLE lakthan_test_plain")
+
+
+async def test_no_server_is_an_unavailable_store(tmp_path: Path) -> None:
+    """Where nobody listens, migrate and status say that the store is unavailable."""
+    for call in (status, migrate):
+        with pytest.raises(StoreUnavailable):
+            await call(f"postgresql://owner@/lakthan?host={tmp_path}")
+
+
+def test_every_revision_has_its_sql() -> None:
+    """Each revision module stands beside the SQL file that it runs."""
+    folder = Path(lakthan.store.migrate.__file__).parent / "migrations" / "versions"
+    modules = {path.stem for path in folder.glob("*.py")}
+    assert modules == {path.stem for path in folder.glob("*.sql")} != set()

@@ -1,0 +1,158 @@
+"""What each role may do with each table, found out by trying."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from lakthan.errors import ConfigError
+from lakthan.store.changes import ChangeWriter
+from lakthan.store.pool import open_pool
+from support.database import OpenPool, with_database
+
+ROLES = ("lakthan_responder", "lakthan_tsa", "lakthan_registry")
+AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate")
+TABLES = (*AUTHORITIES, "certificate_status", "status_change", "timestamp_token", "serial_epoch", "alembic_version")
+
+# One statement for each verb; none needs a row to be there.
+INSERTS = {
+    "authority": "INSERT INTO authority (name) VALUES ('new')",
+    "authority_name": "INSERT INTO authority_name (authority_id, name) VALUES (1, '')",
+    "authority_key": "INSERT INTO authority_key (authority_id, public_key) VALUES (1, '')",
+    "authority_certificate": "INSERT INTO authority_certificate (authority_id, certificate) VALUES (1, '')",
+    "certificate_status": "INSERT INTO certificate_status (authority_id, serial_number, cert_status, version)"
+    " VALUES (1, '\\x01', 'good', 1)",
+    "status_change": "INSERT INTO status_change (authority_id, serial_number, change, actor)"
+    " VALUES (1, '\\x01', 'issue', 'test')",
+    "timestamp_token": "INSERT INTO timestamp_token (serial_number, gen_time, policy, hash_algorithm, hashed_message,"
+    " tsu, clock_state, token_sha256) VALUES ('\\x01', now(), '1.2', 'sha256', '', 't', 'good', sha256(''))",
+    "serial_epoch": "INSERT INTO serial_epoch (tsu) VALUES ('t')",
+    "alembic_version": "INSERT INTO alembic_version VALUES ('9999')",
+}
+
+
+def statement_of(verb: str, table: str) -> str:
+    """A statement that needs this right on the table."""
+    if verb == "insert":
+        return INSERTS[table]
+    column = {
+        "authority": "name",
+        "certificate_status": "version",
+        "status_change": "actor",
+        "serial_epoch": "tsu",
+        "timestamp_token": "tsu",
+        "alembic_version": "version_num",
+    }.get(table, "authority_id")
+    return {
+        "select": f"SELECT {column} FROM {table}",
+        "update": f"UPDATE {table} SET {column} = {column} WHERE false",
+        "delete": f"DELETE FROM {table} WHERE false",
+        "truncate": f"TRUNCATE {table} CASCADE",
+    }[verb]
+
+
+ALLOWED = {
+    *itertools.product(["lakthan_responder"], ["select"], [*AUTHORITIES, "certificate_status"]),
+    ("lakthan_tsa", "insert", "timestamp_token"),
+    ("lakthan_tsa", "insert", "serial_epoch"),
+    *itertools.product(["lakthan_registry"], ["select"], TABLES),
+    *itertools.product(["lakthan_registry"], ["insert", "update", "delete"], AUTHORITIES),
+    ("lakthan_registry", "insert", "status_change"),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_rights_follow_the_service(open_as: OpenPool, authority_id: int, role: str) -> None:
+    """Every verb on every table works exactly where the table of rights allows it."""
+    assert authority_id == 1
+    pool = await open_as(role)
+    may = set()
+    for verb, table in itertools.product(["select", "insert", "update", "delete", "truncate"], TABLES):
+        async with pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute(statement_of(verb, table))
+                may.add((role, verb, table))
+            except asyncpg.InsufficientPrivilegeError:
+                pass  # the answer to the question
+            finally:
+                await transaction.rollback()
+    assert may == {right for right in ALLOWED if right[0] == role}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE mine (id int)",
+        "CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "ALTER TABLE status_change DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "SELECT nextval('status_version')",
+        "SELECT setval('status_version', 1)",
+    ],
+)
+async def test_no_role_can_touch_the_machinery(open_as: OpenPool, role: str, statement: str) -> None:
+    """No service can make objects, switch triggers off or move the sequence of versions."""
+    pool = await open_as(role)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await pool.execute(statement)
+
+
+async def test_a_tsa_cannot_choose_its_epoch(open_as: OpenPool) -> None:
+    """An epoch comes from the database; a unit cannot write down one of its own choice."""
+    pool = await open_as("lakthan_tsa")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await pool.execute("INSERT INTO serial_epoch (epoch, tsu) OVERRIDING SYSTEM VALUE VALUES (7, 't')")
+
+
+async def test_a_login_acts_as_the_role_of_its_service(
+    database_url: str, authority_id: int, owner_of_logins: asyncpg.Connection
+) -> None:
+    """A login that is a member of a role acts as that role at once, and cannot act as another one."""
+    pool = await open_pool(
+        login_url(database_url, "lakthan_test_login"),
+        role="lakthan_registry",
+        min_size=1,
+        max_size=1,
+        password="a test's own",
+        application_name="lakthan-test",
+    )
+    try:
+        assert await pool.fetchval("SELECT current_user::text") == "lakthan_registry"
+        await ChangeWriter(pool).issue(authority_id, b"\x01", actor="test")
+        assert await pool.fetchval("SELECT current_user::text") == "lakthan_registry"
+    finally:
+        await pool.close()
+    with pytest.raises(ConfigError, match="GRANT lakthan_tsa TO"):
+        await open_pool(
+            login_url(database_url, "lakthan_test_login"),
+            role="lakthan_tsa",
+            min_size=1,
+            max_size=1,
+            password="a test's own",
+            application_name="lakthan-test",
+        )
+    assert not owner_of_logins.is_closed()
+
+
+def login_url(url: str, login: str) -> str:
+    """The same database, another login."""
+    scheme, rest = url.split("://", 1)
+    return f"{scheme}://{login}@{rest.split('@', 1)[1]}"
+
+
+@pytest.fixture
+async def owner_of_logins(server_url: str, template_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """The owner's connection, after making a login for the registry; it is removed again."""
+    owner = await asyncpg.connect(with_database(server_url, "postgres"))
+    await owner.execute(
+        "CREATE ROLE lakthan_test_login LOGIN PASSWORD 'a test''s own'; GRANT lakthan_registry TO lakthan_test_login"
+    )
+    yield owner
+    await owner.execute("DROP ROLE lakthan_test_login")
+    await owner.close()
