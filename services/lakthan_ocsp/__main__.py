@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig, ResponderConfig
@@ -15,7 +15,7 @@ from lakthan.store.status import AuthorityReader, StatusReader
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
-from lakthan.web.process import command
+from lakthan.web.process import command, run_alongside
 from lakthan_ocsp.app import Edge
 from lakthan_ocsp.cache import AnswerCache, Certificate
 from lakthan_ocsp.directory import Directory, Responder
@@ -59,8 +59,8 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         for authority, problem in service.directory.problems.items():
             if problem:
                 log.error("no answers for an authority", authority=authority, problem=problem)
-        for task in (process.feed.run(), process.keep_directory(service)):
-            stack.push_async_callback(_cancelled, asyncio.create_task(task))
+        run_alongside(stack, process.feed.run())
+        run_alongside(stack, process.keep_directory(service))
         front = await Front.open(Edge(service, metrics), settings.host, settings.port)
         stack.push_async_callback(front.close)
         admin = await open_admin(
@@ -146,12 +146,6 @@ async def _open_responder(config: ResponderConfig, metrics: OCSPMetrics, stack: 
     stack.push_async_callback(identity.signer.aclose)
     metrics.responder_not_after.labels(config.authority).set(identity.view.not_after.timestamp())
     return Responder(config.authority, identity, Freshness(config, identity.view), ResponderTemplate(identity))
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 main = command("ocsp", serve)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lakthan.certificates import CertificateView
 from lakthan.errors import ConfigError
-from lakthan.identity import CertificateView
 from lakthan_ocsp.responder import ResponderTemplate, check_responder, issuer_index
 from lakthan_ocsp.syntax import CertID, OCSPResponseStatus, RequestError
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from lakthan.errors import ConfigError, SignerUnusable
 
 if TYPE_CHECKING:
+    from lakthan.certificates import CertificateView
     from lakthan.config import ResponderConfig
-    from lakthan.identity import CertificateView
 
 
 class Freshness:

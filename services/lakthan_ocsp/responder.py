@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from lakthan.identity import CertificateView, Identity
+    from lakthan.certificates import CertificateView
+    from lakthan.identity import Identity
     from lakthan.store.records import AuthorityRecord
 
 _ID_KP_OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"

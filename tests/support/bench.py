@@ -30,7 +30,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lakthan import der
-from lakthan.identity import CertificateView, Identity
+from lakthan.certificates import CertificateView
+from lakthan.identity import Identity
 from lakthan.keys.software import SoftwareSigner
 from lakthan.store.embedded import EmbeddedPostgres
 from lakthan.store.migrate import migrate

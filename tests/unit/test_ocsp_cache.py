@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lakthan.certificates import CertificateView
 from lakthan.config import KeyURI, ResponderConfig
 from lakthan.errors import ConfigError, SignerUnusable
-from lakthan.identity import CertificateView
 from lakthan_ocsp.cache import Answer, AnswerCache, Certificate
 from lakthan_ocsp.freshness import Freshness
 from support.pki import issue

@@ -9,9 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from lakthan.certificates import CertificateView
 from lakthan.config import KeyURI, ResponderConfig
 from lakthan.errors import ConfigError
-from lakthan.identity import CertificateView, Identity
+from lakthan.identity import Identity
 from lakthan.store.records import AuthorityRecord
 from lakthan_ocsp.directory import Directory, NotEntitled, Responder
 from lakthan_ocsp.freshness import Freshness

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from lakthan.errors import LakthanError
 from lakthan.telemetry import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AsyncExitStack
 
     # Told the public and the admin port when everything is up; returns when the process has been asked to stop.
     UntilAsked = Callable[[int, int], Awaitable[None]]
@@ -45,6 +47,18 @@ def command(service: str, serve: Serve) -> click.Command:
             sys.exit(2)
 
     return main
+
+
+def run_alongside(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
+    """Run `work` in the background until `stack` closes; then it is cancelled and waited for."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(end)
 
 
 async def _until_stopped(config: Config, serve: Serve) -> None:
