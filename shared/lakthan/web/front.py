@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from lakthan.errors import ConfigError
 
@@ -66,10 +66,17 @@ async def open_admin(application: web.Application, host: str, port: int) -> Fron
 
 
 async def read_body(http_request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, chunked or not. Raises `BodyTooLarge` once more than `limit` octets are announced or come."""
+    """The whole body, chunked or not. Raises `BodyTooLarge` once more than `limit` octets are announced or come.
+
+    A client that waits for a go-ahead before it sends the body gets it (RFC 9110 §10.1.1).
+    """
     announced = http_request.content_length
     if announced is not None and announced > limit:
         raise BodyTooLarge
+    if "Expect" in http_request.headers and http_request.version >= HttpVersion11:
+        # aiohttp sees to this in its router only. What goes out here is not yet the response.
+        await http_request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        http_request.writer.output_size = 0
     body = b""
     async for chunk in http_request.content.iter_any():
         body = body + chunk if body else chunk

@@ -1,0 +1,103 @@
+"""The HTTP edge of the authority: methods, limits, headers, and the protocol's word for every failure (RFC 3161 §3.4).
+
+Whatever could be meant as a request gets 200 and a TimeStampResp, also when it is refused: clients show the reason in a
+TimeStampResp and throw away the body of any other status. The headers are what the pickiest clients take: the media
+type in lower case and without parameters, a Content-Length, never chunked, never 201, no redirect. Media types of
+requests are taken liberally: with parameters, in any case, octet-stream, or none at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable, TimeNotAvailable
+from lakthan.store.tokens import DuplicateSerial
+from lakthan.telemetry.logs import log
+from lakthan.web.front import BodyTooLarge, raw_target, read_body
+from lakthan_tsa.syntax import PKIFailureInfo, Rejection, refusal
+
+if TYPE_CHECKING:
+    from lakthan_tsa.metrics import TSAMetrics
+    from lakthan_tsa.service import TSAService
+
+# A request with the longest hash, a policy and a nonce of 160 bits has less than 200 octets.
+LARGEST_BODY = 16 * 1024
+_REPLY = {"Content-Type": "application/timestamp-reply", "Cache-Control": "no-store"}
+_GREETING = "This is a time-stamp authority (RFC 3161). POST a TimeStampReq as application/timestamp-query to /\n"
+_QUERY = "application/timestamp-query"
+_SOMETHING_ELSE = ("text/", "multipart/", "image/", "audio/", "video/", "font/")
+_SOMETHING_ELSE_EXACTLY = frozenset(
+    {
+        "application/json",
+        "application/xml",
+        "application/x-www-form-urlencoded",
+        "application/pdf",
+        "application/ocsp-request",
+        "application/timestamp-reply",
+    }
+)
+
+
+class Edge:
+    """The function that answers every HTTP request of the public port."""
+
+    def __init__(self, service: TSAService, metrics: TSAMetrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    async def __call__(self, http_request: web.BaseRequest) -> web.StreamResponse:
+        """One request, one response."""
+        if raw_target(http_request).partition("?")[0] not in ("/", ""):
+            return self._http_refusal(404, f"Nothing is here. {_GREETING}")
+        if http_request.method != "POST":
+            response = self._http_refusal(405, _GREETING)
+            response.headers["Allow"] = "POST"
+            return response
+        media_type = http_request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type in _SOMETHING_ELSE_EXACTLY or media_type.startswith(_SOMETHING_ELSE):
+            return self._http_refusal(415, f"{_GREETING}With curl, add: -H 'Content-Type: {_QUERY}'\n")
+        if http_request.content_length is None and "Transfer-Encoding" not in http_request.headers:
+            return self._http_refusal(411, _GREETING)
+        try:
+            encoded = await read_body(http_request, LARGEST_BODY)
+        except BodyTooLarge:
+            response = self._http_refusal(413, f"A TimeStampReq has at most {LARGEST_BODY} octets: it is a hash.\n")
+            response.force_close()  # the rest of the body is left unread
+            return response
+        if encoded.startswith(b"MI") and media_type != _QUERY:
+            # Base64 of a SEQUENCE: what signtool sends with /t, a protocol older than RFC 3161.
+            return self._http_refusal(415, "This looks like the old Authenticode protocol; with signtool use /tr.\n")
+        return web.Response(body=await self._respond(encoded), headers=_REPLY)
+
+    async def _respond(self, encoded: bytes) -> bytes:
+        """A TimeStampResp, whatever happens. What went wrong inside is for the log; the client learns what to do."""
+        try:
+            response = await self._service.answer(encoded)
+        except Rejection as rejection:
+            return self._refuse(rejection.fail_info, rejection.text)
+        except TimeNotAvailable:  # the guard has logged what changed
+            return self._refuse(PKIFailureInfo.TIME_NOT_AVAILABLE, "the clock cannot be trusted now; ask again later")
+        except (StoreUnavailable, DuplicateSerial) as error:
+            log.warning("no record, no token", problem=str(error))
+            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "the token could not be recorded; ask again")
+        except SignerBusy as error:
+            log.warning("the key is busy", problem=str(error))
+            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "too many requests wait for the key; ask again")
+        except SignerUnusable as error:
+            log.error("cannot sign", problem=str(error))
+            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "the key cannot be used now; ask again later")
+        except Exception:  # noqa: BLE001 - a defect: the client gets the protocol's word, the log the traceback
+            log.exception("a defect: a request was answered with systemFailure")
+            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "something went wrong here, and has been noted")
+        self._metrics.granted.inc()
+        return response
+
+    def _refuse(self, fail_info: PKIFailureInfo, text: str) -> bytes:
+        self._metrics.rejected[fail_info].inc()
+        return refusal(Rejection(fail_info, text))
+
+    def _http_refusal(self, code: int, text: str) -> web.Response:
+        self._metrics.http_refusals.labels(str(code)).inc()
+        return web.Response(status=code, text=text, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,138 @@
+"""Group commit: a token is on durable record before it leaves the house, and that costs one commit for many tokens.
+
+Promises: `record` returns only when the record is committed. Whatever arrives while one commit runs goes into the next.
+A commit that fails, fails for exactly those who waited for it, and for all of them: the batch is one transaction, so
+none of its records is there (or, when the connection broke during COMMIT, some are, of tokens that nobody got: that
+does no harm). Nothing is tried again here, because the client asks again and gets a new serial number.
+
+A duplicate serial number is treated no differently: it must not happen, nobody in the batch is told that it was
+recorded, and the log says it. Trying the records one by one could save the others; it is not worth code that would
+never run.
+
+Refuses to know: what a record says, and which database it goes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from lakthan.errors import StoreUnavailable
+from lakthan.store.tokens import DuplicateSerial
+from lakthan.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from lakthan.store.records import TokenRecord
+
+    Append = Callable[[Sequence[TokenRecord]], Awaitable[None]]
+    Committed = Callable[[int, float], None]
+
+# Half a second of the fastest service measured; who waits longer is better told to come again.
+_MOST_WAITING = 8192
+_MOST_IN_ONE_COMMIT = 1024
+_RETRY_SECONDS = 1.0
+
+
+class Recorder:
+    """`append` commits records in one transaction. `committed` hears the size of each and the seconds it took.
+
+    `problem`: why the last commit failed, '' when it did not: for readiness.
+    """
+
+    def __init__(
+        self,
+        append: Append,
+        *,
+        committed: Committed | None = None,
+        most_waiting: int = _MOST_WAITING,
+        most_in_one_commit: int = _MOST_IN_ONE_COMMIT,
+    ) -> None:
+        self._append = append
+        self._committed = committed
+        self._most_waiting = most_waiting
+        self._most_in_one_commit = most_in_one_commit
+        self._waiting: list[tuple[TokenRecord, asyncio.Future[None]]] = []
+        self._commits: asyncio.Task[None] | None = None
+        self._closed = False
+        self.problem = ""
+
+    async def record(self, record: TokenRecord) -> None:
+        """Return when `record` is durable. Raises `StoreUnavailable` when it is not, or too many are waiting, and
+        `DuplicateSerial` when a serial number of the same commit is on record already.
+
+        A caller that is cancelled stops waiting; its record is committed all the same, because a token was signed.
+        """
+        if self._closed:
+            raise StoreUnavailable("the service is stopping")
+        if len(self._waiting) >= self._most_waiting:
+            raise StoreUnavailable(f"{self._most_waiting} tokens are waiting to be recorded")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((record, done))
+        if self._commits is None:
+            self._commits = loop.create_task(self._commit_all(), name="commit timestamp tokens")
+        await done
+
+    async def watch(self) -> None:
+        """After a failure, try until the log can be written again (by recording nothing); until cancelled.
+
+        A service that is not ready gets no requests, so no request can find out that all is well again.
+        """
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            if self.problem:
+                try:
+                    await self._append([])
+                except Exception as error:  # noqa: BLE001 - it was logged with the tokens that it cost
+                    self.problem = str(error) or type(error).__name__
+                else:
+                    self.problem = ""
+                    log.info("tokens can be recorded again")
+
+    async def aclose(self) -> None:
+        """Take no more, and return when everything that waited is committed or refused."""
+        self._closed = True
+        if self._commits is not None:
+            await self._commits
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting[: self._most_in_one_commit]
+                del self._waiting[: self._most_in_one_commit]
+                await self._commit(batch)
+        finally:
+            self._commits = None
+
+    async def _commit(self, batch: list[tuple[TokenRecord, asyncio.Future[None]]]) -> None:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            await self._append([record for record, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
+            self.problem = str(error) or type(error).__name__
+            log.error("tokens not recorded", tokens=len(batch), problem=self.problem, exc_info=_unless_expected(error))
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(_not_recorded(error))
+            return
+        self.problem = ""
+        if self._committed is not None:
+            self._committed(len(batch), clock() - started)
+        for _, done in batch:
+            if not done.done():
+                done.set_result(None)
+
+
+def _unless_expected(error: Exception) -> Exception | None:
+    return None if isinstance(error, StoreUnavailable) else error
+
+
+def _not_recorded(error: Exception) -> Exception:
+    # One exception for each waiter: a shared one would collect the traceback of everybody who raises it.
+    kind = DuplicateSerial if isinstance(error, DuplicateSerial) else StoreUnavailable
+    failure = kind("the token could not be recorded")
+    failure.__cause__ = error
+    return failure
