@@ -5,8 +5,8 @@ three words, and a refusal says which. `enforce` gives an instant only while the
 all the same (for demonstrations: a laptop without NTP), logs each change of state once, and counts.
 
 What is looked at today: what the kernel knows from whoever disciplines it (adjtimex(2): synchronised or not, and
-how far off it may be), and whether the wall clock and the monotonic clock drift apart, which only a step does. Several
-time sources that must agree come in a later issue.
+how far off it may be), and whether the wall clock and the monotonic clock drift apart, which only a step does. Not yet:
+several time sources that must agree.
 
 Lives by: ETSI EN 319 421 clauses 7.7.1 and 7.7.2 (no token while the clock is not within its declared accuracy; steps
 are detected), RFC 3161 §2.4.2 (timeNotAvailable).

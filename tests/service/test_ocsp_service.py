@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp
 from lakthan import der
 from lakthan.store.records import CRLReason
 from support.pki import Issued, issue, new_ca
-from support.responder import ACTOR, Reply, Responder, request_for, running_responder
+from support.responder import ACTOR, OCSPReply, Responder, request_for, running_responder
 
 NEVER_CACHED = "max-age=0, no-cache, no-store"
 
@@ -38,7 +38,7 @@ async def good(responder: Responder) -> Issued:
     return await responder.issue(issue("good", responder.ca))
 
 
-def verified(reply: Reply, identity: Issued) -> ocsp.OCSPResponse:
+def verified(reply: OCSPReply, identity: Issued) -> ocsp.OCSPResponse:
     """The response as pyca reads it, with its signature verified by the responder's key."""
     response = ocsp.load_der_ocsp_response(reply.body)
     key = identity.key.public_key()

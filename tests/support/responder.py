@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -17,7 +16,6 @@ from asn1crypto import ocsp as asn1_ocsp
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import OCSPNonce, ocsp
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig
@@ -25,17 +23,13 @@ from lakthan.store.changes import ChangeWriter
 from lakthan.store.pool import open_pool
 from lakthan_ocsp.__main__ import serve
 from support.pki import Issued, new_ca, new_responder
+from support.running import Reply, running, samples
 
 ACTOR = "test"
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back over HTTP."""
-
-    http_status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
+class OCSPReply(Reply):
+    """What came back, as OCSP."""
 
     @property
     def response(self) -> asn1_ocsp.OCSPResponse:
@@ -66,22 +60,20 @@ class Responder:
     authority_id: int
     session: aiohttp.ClientSession
 
-    async def post(self, body: bytes, **headers: str) -> Reply:
+    async def post(self, body: bytes, **headers: str) -> OCSPReply:
         """POST these octets."""
         async with self.session.post(self.url, data=body, headers=headers) as reply:
-            return Reply(reply.status, reply.headers, await reply.read())
+            return OCSPReply(reply.status, reply.headers, await reply.read())
 
-    async def get(self, body: bytes, **headers: str) -> Reply:
+    async def get(self, body: bytes, **headers: str) -> OCSPReply:
         """GET as RFC 9919 §6 writes it."""
         target = f"{self.url}/{quote(base64.b64encode(body).decode(), safe='')}"
         async with self.session.get(URL(target, encoded=True), headers=headers) as reply:
-            return Reply(reply.status, reply.headers, await reply.read())
+            return OCSPReply(reply.status, reply.headers, await reply.read())
 
     async def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels."""
-        async with self.session.get(f"{self.admin_url}/metrics") as reply:
-            lines = (await reply.text()).splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+        return await samples(self.session, self.admin_url)
 
     async def issue(self, certificate: Issued) -> Issued:
         """Announce a certificate of the authority."""
@@ -136,34 +128,11 @@ async def running_responder_of(
         port=0,
         admin_port=0,
     )
-    ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-
-    async def until_asked(port: int, admin_port: int) -> None:
-        ports.set_result((port, admin_port))
-        await stop.wait()
-
-    service = asyncio.create_task(serve(Config(ocsp=config), until_asked))
-    try:
-        either: list[asyncio.Future[Any]] = [service, ports]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if service.done():
-            await service
-        port, admin_port = ports.result()
-        async with aiohttp.ClientSession() as session:
-            responder = Responder(
-                f"http://127.0.0.1:{port}",
-                f"http://127.0.0.1:{admin_port}",
-                ca,
-                identity,
-                writer,
-                authority_id,
-                session,
-            )
-            while (await session.get(f"{responder.admin_url}/readyz")).status != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            yield responder
-    finally:
-        stop.set()
-        await pool.close()
-        await service
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(pool.close)
+        port, admin_port = await stack.enter_async_context(running(serve, Config(ocsp=config)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        admin_url = f"http://127.0.0.1:{admin_port}"
+        while (await session.get(f"{admin_url}/readyz")).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        yield Responder(f"http://127.0.0.1:{port}", admin_url, ca, identity, writer, authority_id, session)

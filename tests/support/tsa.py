@@ -4,7 +4,6 @@ slower encoder of tokens, and the real service on real ports.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from asn1crypto import algos, cms, core, tsp
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from multidict import CIMultiDictProxy
 
 from lakthan.certificates import CertificateView
 from lakthan.config import Config, DatabaseConfig, KeyURI, TSAConfig, UnitConfig
@@ -24,6 +22,7 @@ from lakthan.identity import Identity
 from lakthan.keys.software import SoftwareSigner
 from lakthan_tsa.__main__ import serve
 from support.pki import Issued, issue, new_ca
+from support.running import Reply, running, samples
 
 POLICY = "0.4.0.2023.1.1"
 HASH_NAMES = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")
@@ -226,15 +225,6 @@ def oracle_token(identity: Identity, tst_info: bytes, signature: bytes, *, cert_
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came back over HTTP."""
-
-    http_status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-
-@dataclass(frozen=True)
 class Authority:
     """The running service."""
 
@@ -259,21 +249,12 @@ class Authority:
 
     async def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels."""
-        async with self.session.get(f"{self.admin_url}/metrics") as reply:
-            lines = (await reply.text()).splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+        return await samples(self.session, self.admin_url)
 
 
 @asynccontextmanager
 async def running_tsa(database_url: str, folder: Path, unit: Unit, **settings: object) -> AsyncIterator[Authority]:
     """Serve `unit`; `settings` are fields of TSAConfig. The machine of a test need not have NTP, hence `warn`."""
-    ready: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-
-    async def until_asked(port: int, admin_port: int) -> None:
-        ready.set_result((port, admin_port))
-        await stop.wait()
-
     config = TSAConfig(
         unit.write(folder),
         DatabaseConfig(database_url),
@@ -281,14 +262,5 @@ async def running_tsa(database_url: str, folder: Path, unit: Unit, **settings: o
         admin_port=0,
         **{"clock": "warn", **settings},  # type: ignore[arg-type]
     )
-    service = asyncio.create_task(serve(Config(tsa=config), until_asked))
-    await asyncio.wait({service, ready}, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
-    if service.done():
-        await service
-    port, admin_port = ready.result()
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Authority(port, f"http://127.0.0.1:{admin_port}", unit, session)
-    finally:
-        stop.set()
-        await service
+    async with running(serve, Config(tsa=config)) as (port, admin_port), aiohttp.ClientSession() as session:
+        yield Authority(port, f"http://127.0.0.1:{admin_port}", unit, session)
