@@ -15,11 +15,17 @@ import pytest
 
 # Program → the Debian package that has it. A program that is not listed here cannot be asked for.
 PACKAGES = {
+    "apache2": "apache2-bin",
     "certtool": "gnutls-bin",
     "curl": "curl",
     "faketime": "faketime",
     "git": "git",
+    "gnutls-cli": "gnutls-bin",
+    "go": "golang-go, with golang-golang-x-crypto-dev",
+    "java": "openjdk-17-jre-headless",
+    "javac": "openjdk-17-jdk-headless",
     "mmdebstrap": "mmdebstrap",
+    "nginx": "nginx",
     "ocsptool": "gnutls-bin",
     "openssl": "openssl",
     "pdfsig": "poppler-utils",
