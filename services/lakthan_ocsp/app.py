@@ -33,7 +33,10 @@ _GREETING = "This is an OCSP responder (RFC 6960). POST an OCSPRequest here, or 
 
 
 class Edge:
-    """The function that answers every HTTP request of the public port."""
+    """The function that answers every HTTP request of the public port.
+
+    OCSP-34, OCSP-45, OCSP-57, OCSP-Q10, OCSP-Q12, OCSP-Q16, OCSP-Q18, OCSP-Q56.
+    """
 
     def __init__(self, service: OCSPService, metrics: OCSPMetrics) -> None:
         self._service = service
@@ -99,7 +102,10 @@ class Edge:
 
 
 def _headers(answer: Answer, now: datetime) -> dict[str, str]:
-    """What caches may do with an answer (RFC 9919 §6 and §7.2); nothing, when it has a nonce or binds nobody."""
+    """What caches may do with an answer (RFC 9919 §6 and §7.2); nothing, when it has a nonce or binds nobody.
+
+    OCSP-47, OCSP-49, OCSP-Q52.
+    """
     if not answer.etag or not answer.authoritative:
         return _NEVER_CACHED
     seconds = answer.freshness.seconds_to_keep(now, answer.this_update, answer.next_update)

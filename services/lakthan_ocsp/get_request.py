@@ -20,6 +20,8 @@ def decode(target: str) -> bytes | None:
     """The octets that a raw request target carries: an OCSPRequest, if anything.
 
     None when it carries nothing (`/`). Raises `ValueError` when it is not base64 in any spelling.
+
+    OCSP-46, OCSP-Q1, OCSP-Q2, OCSP-Q3, OCSP-Q4, OCSP-Q5, OCSP-Q6, OCSP-Q7.
     """
     path, _, query = target.partition("?")
     text = path.lstrip("/") or query

@@ -95,6 +95,8 @@ def signature_algorithm_of(public_key: PublicKeyTypes) -> SignatureAlgorithm:
     """The one algorithm that a key of this kind signs with here.
 
     Raises `ConfigError` for kinds that no deployed validator accepts: other curves, RSA below 2048 or above 4096 bits.
+
+    OCSP-33, OCSP-66.
     """
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         if isinstance(public_key.curve, ec.SECP256R1):

@@ -24,7 +24,10 @@ REVOCATION_TIME = datetime(2025, 2, 28, 23, 59, 59, tzinfo=UTC)
 @pytest.mark.parametrize("kind", KEY_KINDS)
 @pytest.mark.parametrize("nonce", [None, b"n", bytes(range(32)), bytes(128)])
 async def test_a_whole_response(kind: str, nonce: bytes | None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A response with every status in it equals what asn1crypto makes of the same values."""
+    """A response with every status in it equals what asn1crypto makes of the same values.
+
+    OCSP-10, OCSP-11, OCSP-12, OCSP-25, OCSP-26, OCSP-43, OCSP-52, OCSP-67, OCSP-Q39.
+    """
     folder = tmp_path_factory.mktemp("keys")
     ca = new_ca("CA")
     issued = new_responder(ca, kind=kind)
@@ -86,7 +89,7 @@ async def test_a_whole_response(kind: str, nonce: bytes | None, tmp_path_factory
 
 @pytest.mark.parametrize("status", [status for status in OCSPResponseStatus if status])
 def test_refusals(status: OCSPResponseStatus) -> None:
-    """A refusal is the status and nothing else, and has the RFC's spelling as its label."""
+    """A refusal is the status and nothing else, and has the RFC's spelling as its label. OCSP-8, OCSP-9."""
     encoded = core_responder.refusal(status)
     response = ocsp.OCSPResponse.load(encoded, strict=True)
     assert response.dump(force=True) == encoded

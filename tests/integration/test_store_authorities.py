@@ -56,7 +56,10 @@ async def reader(open_as: OpenPool) -> AuthorityReader:
 
 
 async def test_names_and_keys_are_those_of_the_certificates(writer: ChangeWriter, reader: AuthorityReader) -> None:
-    """Subject and key are taken out as another library sees them: the octets that a CertID hashes."""
+    """Subject and key are taken out as another library sees them: the octets that a CertID hashes.
+
+    OCSP-64, OCSP-Q26, OCSP-Q27.
+    """
     curve_key, rsa_key = ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)
     certificates = [ca_certificate(NAME, curve_key), ca_certificate(NAME, rsa_key)]
     made = await writer.add_authority(NAME, certificates, extra_names=[b"0\x00"])

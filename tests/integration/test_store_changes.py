@@ -93,7 +93,7 @@ ALLOWED = {
 async def test_every_transition(
     writer: ChangeWriter, reader: StatusReader, authority_id: int, state: str, change: Change
 ) -> None:
-    """From each state each change does what the table says, or is refused and leaves no trace at all."""
+    """From each state each change does what the table says, or is refused and leaves no trace at all. OCSP-86."""
     await bring_to(writer, authority_id, state)
     before, history = await reader.find(authority_id, SERIAL), await writer.history(authority_id, SERIAL)
     request = ChangeRequest(authority_id, SERIAL, change, not_after=NOT_AFTER if change is Change.ISSUE else None)
@@ -222,7 +222,10 @@ async def test_a_change_needs_an_actor(writer: ChangeWriter, authority_id: int, 
 async def test_serial_numbers_of_every_kind(
     writer: ChangeWriter, reader: StatusReader, authority_id: int, serial: str
 ) -> None:
-    """Zero, negative and very large serial numbers exist in the world, and each is a certificate of its own."""
+    """Zero, negative and very large serial numbers exist in the world, and each is a certificate of its own.
+
+    OCSP-Q25.
+    """
     octets = bytes.fromhex(serial)
     await writer.issue(authority_id, octets, actor="test")
     record = await reader.find(authority_id, octets)
@@ -388,7 +391,7 @@ async def test_batches_in_opposite_order_do_not_block_each_other(writer: ChangeW
 async def test_what_is_recorded_stays_even_for_the_owner(
     open_as: OpenPool, writer: ChangeWriter, authority_id: int, statement: str
 ) -> None:
-    """The owner of the tables, too, is stopped from editing or emptying a record by a slip of the hand."""
+    """The owner of the tables, too, is stopped from editing or emptying a record by a slip of the hand. OCSP-78."""
     await bring_to(writer, authority_id, "revoked")
     owner = await open_as(None)
     with pytest.raises(asyncpg.PostgresError) as refusal:

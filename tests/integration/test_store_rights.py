@@ -66,7 +66,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_rights_follow_the_service(open_as: OpenPool, authority_id: int, role: str) -> None:
-    """Every verb on every table works exactly where the table of rights allows it."""
+    """Every verb on every table works exactly where the table of rights allows it. OCSP-78, OCSP-94."""
     assert authority_id == 1
     pool = await open_as(role)
     may = set()

@@ -93,7 +93,10 @@ def bodies(received: bytes) -> list[bytes]:
 
 
 def test_a_cache_may_keep_and_revalidate_an_answer(demo: Demo, tmp_path: Path) -> None:
-    """GET brings the caching headers of RFC 9919 §7.2, and the ETag brings 304 without a body."""
+    """GET brings the caching headers of RFC 9919 §7.2, and the ETag brings 304 without a body.
+
+    OCSP-34, OCSP-47, OCSP-49, OCSP-Q54.
+    """
     target = target_for(request_for(demo))
     status, headers, body = curl(demo, tmp_path, target=target)
     assert (status, headers["content-type"], is_good(body)) == (200, "application/ocsp-response", True)
@@ -107,7 +110,10 @@ def test_a_cache_may_keep_and_revalidate_an_answer(demo: Demo, tmp_path: Path) -
 
 
 def test_what_binds_nobody_is_never_kept(demo: Demo, tmp_path: Path) -> None:
-    """An unknown certificate and a malformed request get status 200, and no cache may keep the answer."""
+    """An unknown certificate and a malformed request get status 200, and no cache may keep the answer.
+
+    OCSP-49, OCSP-Q18, OCSP-Q52.
+    """
     for target in (target_for(request_for(demo, "unissued")), "/MAAA"):
         status, headers, _ = curl(demo, tmp_path, target=target)
         assert status == 200
@@ -117,7 +123,7 @@ def test_what_binds_nobody_is_never_kept(demo: Demo, tmp_path: Path) -> None:
 
 
 def test_head(demo: Demo, tmp_path: Path) -> None:
-    """HEAD gives the headers of GET and no body."""
+    """HEAD gives the headers of GET and no body. OCSP-Q10."""
     target = target_for(request_for(demo))
     _, get, body = curl(demo, tmp_path, target=target)
     received = spoken(demo, f"HEAD {target} HTTP/1.1\r\nHost: ocsp\r\nConnection: close\r\n\r\n".encode())
@@ -145,7 +151,10 @@ def test_head(demo: Demo, tmp_path: Path) -> None:
     ],
 )
 def test_the_ways_in_which_clients_post(demo: Demo, tmp_path: Path, options: list[str]) -> None:
-    """Missing and wrong media types, chunks, an encoding that is claimed and not applied: all get their answer."""
+    """Missing and wrong media types, chunks, an encoding that is claimed and not applied: all get their answer.
+
+    OCSP-34, OCSP-Q12, OCSP-Q14, OCSP-Q15.
+    """
     (tmp_path / "request").write_bytes(request_for(demo))
     status, headers, body = curl(demo, tmp_path, "--data-binary", f"@{tmp_path / 'request'}", *options)
     assert (status, headers["content-type"]) == (200, "application/ocsp-response")
@@ -155,7 +164,7 @@ def test_the_ways_in_which_clients_post(demo: Demo, tmp_path: Path, options: lis
 
 @pytest.mark.parametrize("path", ["/ocsp", "/a/b/"])
 def test_post_to_any_path(demo: Demo, tmp_path: Path, path: str) -> None:
-    """A client whose URL has a path is not turned away for it."""
+    """A client whose URL has a path is not turned away for it. OCSP-Q56."""
     (tmp_path / "request").write_bytes(request_for(demo))
     status, _, body = curl(demo, tmp_path, "--data-binary", f"@{tmp_path / 'request'}", target=path)
     assert (status, is_good(body)) == (200, True)
@@ -174,14 +183,20 @@ def variants(request: bytes) -> Iterable[tuple[str, str]]:
 
 
 def test_the_ways_in_which_clients_get(demo: Demo, tmp_path: Path) -> None:
-    """Every spelling of a GET that clients are known to use brings the same answer."""
+    """Every spelling of a GET that clients are known to use brings the same answer.
+
+    OCSP-46, OCSP-Q3, OCSP-Q4, OCSP-Q5, OCSP-Q7.
+    """
     for name, target in variants(request_for(demo)):
         status, _, body = curl(demo, tmp_path, target=target)
         assert (name, status, is_good(body)) == (name, 200, True)
 
 
 def test_http_1_0_without_host(demo: Demo) -> None:
-    """Routers and old libraries speak HTTP/1.0 and name no host; the connection ends after the answer."""
+    """Routers and old libraries speak HTTP/1.0 and name no host; the connection ends after the answer.
+
+    OCSP-Q13, OCSP-Q16.
+    """
     request = request_for(demo)
     posted = spoken(demo, b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(request) + request)
     got = spoken(demo, f"GET {target_for(request)} HTTP/1.0\r\n\r\n".encode())
@@ -230,7 +245,7 @@ def test_a_body_that_is_really_compressed_is_no_request(demo: Demo, tmp_path: Pa
 def test_probes_and_browsers_get_a_small_plain_answer(
     demo: Demo, tmp_path: Path, options: list[str], target: str, expected: int
 ) -> None:
-    """Whoever does not speak OCSP is told so in a line of text."""
+    """Whoever does not speak OCSP is told so in a line of text. OCSP-Q10."""
     status, headers, body = curl(demo, tmp_path, *options, target=target)
     assert status == expected
     assert headers["content-type"].startswith("text/plain")

@@ -59,7 +59,10 @@ def ask(demo: Demo, folder: str, *arguments: str, issuer: str = "ca.pem", trust:
 )
 @pytest.mark.parametrize("nonce", ["-nonce", "-no_nonce"])
 def test_every_file_has_the_status_of_its_name(demo: Demo, folder: str, name: str, expected: str, nonce: str) -> None:
-    """OpenSSL verifies the answer down from the root alone, finds its nonce, and prints what the file name says."""
+    """OpenSSL verifies the answer down from the root alone, finds its nonce, and prints what the file name says.
+
+    OCSP-13, OCSP-19, OCSP-63, OCSP-79, OCSP-87, OCSP-Q33.
+    """
     said = ask(demo, folder, nonce, "-cert", f"{name}.pem")
     assert "Response verify OK" in said, said
     assert re.search(expected, said), said
@@ -69,7 +72,10 @@ def test_every_file_has_the_status_of_its_name(demo: Demo, folder: str, name: st
 @both_authorities
 @pytest.mark.parametrize("algorithm", ["-sha1", "-sha256", "-sha384", "-sha512"])
 def test_the_issuer_may_be_named_by_any_hash(demo: Demo, folder: str, algorithm: str) -> None:
-    """Clients name the issuer by SHA-1, newer ones by SHA-2; all of them recognise their CertID in the answer."""
+    """Clients name the issuer by SHA-1, newer ones by SHA-2; all of them recognise their CertID in the answer.
+
+    OCSP-36, OCSP-Q19, OCSP-Q20.
+    """
     said = ask(demo, folder, algorithm, "-cert", "good.pem", algorithm, "-cert", "revoked.pem")
     assert "Response verify OK" in said, said
     assert "good.pem: good" in said
@@ -78,7 +84,10 @@ def test_the_issuer_may_be_named_by_any_hash(demo: Demo, folder: str, algorithm:
 
 @both_authorities
 def test_many_certificates_in_one_request(demo: Demo, folder: str) -> None:
-    """One signed answer tells the status of each, also when one of them is asked about twice or is not on record."""
+    """One signed answer tells the status of each, also when one of them is asked about twice or is not on record.
+
+    OCSP-7, OCSP-35, OCSP-Q23.
+    """
     expected = {"good": "good", "revoked": "revoked", "held": "revoked", "expired": "good", "unissued": "unknown"}
     names = [*expected, "good"]
     said = ask(demo, folder, *(word for name in names for word in ("-cert", f"{name}.pem")))
@@ -87,7 +96,7 @@ def test_many_certificates_in_one_request(demo: Demo, folder: str) -> None:
 
 
 def test_the_root_answers_for_the_authorities(demo: Demo) -> None:
-    """The status of the CAs themselves comes from the responder of the root, whose key is never online."""
+    """The status of the CAs themselves comes from the responder of the root, whose key is never online. OCSP-71."""
     for name in ("ca.pem", "gov/ca.pem", "tsa-chain.pem"):
         said = ask(demo, ".", "-cert", name, issuer="root.pem")
         assert "Response verify OK" in said, said
@@ -119,7 +128,7 @@ def test_a_foreign_issuer_is_not_answered_for(demo: Demo, folder: str) -> None:
 
 @both_authorities
 def test_a_certificate_of_the_other_authority_is_never_good(demo: Demo, folder: str) -> None:
-    """The serial number of one CA's certificate asked at the other is not on record there."""
+    """The serial number of one CA's certificate asked at the other is not on record there. OCSP-63."""
     other = demo.pki / ("gov" if folder == "." else ".") / "ca.pem"
     said = ask(demo, folder, "-serial", hex(serial_of(demo.pki / folder / "good.pem")), issuer=str(other))
     assert "Response verify OK" in said, said
@@ -134,7 +143,10 @@ def serial_of(path: Path) -> int:
 @both_authorities
 @pytest.mark.parametrize("quoted", [True, False])
 def test_get_by_hand(demo: Demo, folder: str, tmp_path: Path, *, quoted: bool) -> None:
-    """A request in base64 behind the URL, percent-encoded or as it is, brings an answer that OpenSSL accepts."""
+    """A request in base64 behind the URL, percent-encoded or as it is, brings an answer that OpenSSL accepts.
+
+    OCSP-45, OCSP-46, OCSP-57.
+    """
     request, response = tmp_path / "request.der", tmp_path / "response.der"
     asked = ["-issuer", "ca.pem", "-cert", "good.pem", "-no_nonce"]
     said_by("openssl", "ocsp", *asked, "-reqout", request, cwd=demo.pki / folder)
@@ -158,7 +170,10 @@ def test_get_by_hand(demo: Demo, folder: str, tmp_path: Path, *, quoted: bool) -
     ],
 )
 def test_gnutls(demo: Demo, folder: str, name: str, expected: str) -> None:
-    """GnuTLS's client, which shares no code with OpenSSL, sends a nonce and comes to the same verdicts."""
+    """GnuTLS's client, which shares no code with OpenSSL, sends a nonce and comes to the same verdicts.
+
+    OCSP-58, OCSP-Q33, OCSP-Q34, OCSP-Q45.
+    """
     said = said_by(
         "ocsptool", f"--ask={demo.urls['ocsp']}", "--nonce", "--load-cert", f"{name}.pem", "--load-issuer", "ca.pem",
         "--load-signer", "ca.pem", cwd=demo.pki / folder,
@@ -169,7 +184,10 @@ def test_gnutls(demo: Demo, folder: str, name: str, expected: str) -> None:
 
 @both_authorities
 def test_pyca(demo: Demo, folder: str, tmp_path: Path) -> None:
-    """With pyca: byKey, one delegated certificate, and times as clients want them."""
+    """With pyca: byKey, one delegated certificate, and times as clients want them.
+
+    OCSP-12, OCSP-14, OCSP-24, OCSP-39, OCSP-40, OCSP-Q39, OCSP-Q41, OCSP-Q44.
+    """
     response, issuer = fetch(demo, folder, "good", tmp_path)
     [responder] = response.certificates
     responder.verify_directly_issued_by(issuer)
@@ -187,6 +205,8 @@ def test_pyca(demo: Demo, folder: str, tmp_path: Path) -> None:
 def test_no_answer_outlives_a_certificate_in_force(demo: Demo, folder: str, tmp_path: Path) -> None:
     """The answer that is embedded beside a signature ends no later than the signer's certificate, because validators go
     back to its end and want the certificate to be in force there. After a certificate's end answers live as usual.
+
+    OCSP-73.
     """
     response, _ = fetch(demo, folder, "pdf", tmp_path)
     certificate = x509.load_pem_x509_certificate((demo.pki / folder / "pdf.pem").read_bytes())

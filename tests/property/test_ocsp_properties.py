@@ -31,7 +31,7 @@ def parsed_or_malformed(octets: bytes) -> OCSPRequest | None:
 
 @given(st.binary(max_size=200))
 def test_any_octets_give_a_request_or_a_refusal(octets: bytes) -> None:
-    """Nothing but RequestError comes out of the parser."""
+    """Nothing but RequestError comes out of the parser. OCSP-1."""
     parsed_or_malformed(octets)
 
 
@@ -54,13 +54,16 @@ def test_a_flipped_octet_is_seen(at: int, flip: int) -> None:
 
 @given(st.binary(max_size=60))
 def test_a_request_with_octets_after_it_is_refused(tail: bytes) -> None:
-    """Only the whole message counts."""
+    """Only the whole message counts. OCSP-1."""
     assert (parsed_or_malformed(REQUEST + tail) is None) == bool(tail)
 
 
 @given(st.binary(min_size=1, max_size=128))
 def test_every_nonce_comes_through(nonce: bytes) -> None:
-    """The nonce is given as the element that it was, and a certificate is read the same with it and without."""
+    """The nonce is given as the element that it was, and a certificate is read the same with it and without.
+
+    OCSP-26, OCSP-54, OCSP-55.
+    """
     request = parse_request(request_for(LEAF, CA, nonce=nonce), max_cert_ids=1)
     assert request.nonce == der.octet_string(der.octet_string(nonce))
     assert request.cert_ids == (ASKED,)
@@ -87,7 +90,10 @@ def test_minimal_integers_keep_their_value(content: bytes) -> None:
     "algorithm", [hashes.SHA1(), hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()]
 )
 def test_every_hash_is_understood(algorithm: hashes.HashAlgorithm) -> None:
-    """A CertID in any of the hash algorithms of the field is understood, its serial number is the certificate's."""
+    """A CertID in any of the hash algorithms of the field is understood, its serial number is the certificate's.
+
+    OCSP-Q20.
+    """
     request = parse_request(request_for(LEAF, CA, algorithm=algorithm), max_cert_ids=1)
     assert request.cert_ids[0].serial_number == LEAF.serial_number
     assert request.cert_ids[0].issuer != b""

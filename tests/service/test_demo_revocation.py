@@ -102,6 +102,8 @@ def test_from_the_first_revoked_answer_on_nobody_hears_good(demo: Demo, folder: 
     """While four clients ask without pause, with and without a nonce, the certificate is revoked by its serial number.
     Each client hears `revoked` soon (the time is printed), and no question asked after the first `revoked` was heard,
     by whomever, is answered `good`.
+
+    OCSP-84.
     """
     path = demo.pki / folder / "spare-1.pem"
     clients = [Client(demo, path, nonce=number % 2 == 1) for number in range(4)]
@@ -159,7 +161,10 @@ def history(demo: Demo, path: Path) -> list[dict[str, str]]:
 
 
 def test_hold_and_unhold(demo: Demo, client: Client) -> None:
-    """A suspension is heard as certificateHold, its end as good, and the record has every step with its author."""
+    """A suspension is heard as certificateHold, its end as good, and the record has every step with its author.
+
+    OCSP-86.
+    """
     assert client.ask().status == "good"
     for _ in range(2):
         assert demo.lakthan("hold", client.path).returncode == 0
@@ -174,7 +179,7 @@ def test_hold_and_unhold(demo: Demo, client: Client) -> None:
 
 
 def test_a_held_certificate_revoked_for_good(demo: Demo) -> None:
-    """Who is held can be revoked, the reason in the answers changes, and there is no way back."""
+    """Who is held can be revoked, the reason in the answers changes, and there is no way back. OCSP-86."""
     path = demo.pki / "gov/spare-3.pem"
     client = Client(demo, path)
     assert demo.lakthan("hold", path).returncode == 0

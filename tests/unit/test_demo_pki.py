@@ -114,7 +114,10 @@ def test_serial_numbers_are_positive_different_and_fit_into_127_bits(made: pki.D
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf.profile is Profile.RESPONDER], ids=str)
 def test_responders_are_delegated_as_the_standards_want_it(made: pki.DemoPKI, leaf: object) -> None:
-    """A responder's certificate says OCSPSigning and nothing else, has nocheck, and names no place to ask about it."""
+    """A responder's certificate says OCSPSigning and nothing else, has nocheck, and names no place to ask about it.
+
+    OCSP-16, OCSP-65, OCSP-74, OCSP-88.
+    """
     certificate = read(made, getattr(leaf, "certificate"))  # noqa: B009 - parametrized as object for its id
     extensions = certificate.extensions
     assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.OCSP_SIGNING]

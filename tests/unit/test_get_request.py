@@ -36,7 +36,10 @@ assert TEXT.endswith("=")
     ],
 )
 def test_every_spelling(target: str, who: str) -> None:
-    """A request survives every encoding that clients and proxies are known to produce."""
+    """A request survives every encoding that clients and proxies are known to produce.
+
+    OCSP-46, OCSP-Q1, OCSP-Q2, OCSP-Q3, OCSP-Q4, OCSP-Q5, OCSP-Q6, OCSP-Q7.
+    """
     assert get_request.decode(target) == OCTETS, who
 
 

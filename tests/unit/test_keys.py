@@ -23,7 +23,7 @@ from support.pki import KEY_KINDS, issue, new_ca, new_key
 
 @pytest.mark.parametrize("kind", KEY_KINDS)
 async def test_every_kind_signs(kind: str, tmp_path: Path) -> None:
-    """A key file of every supported kind opens, signs, and its certificate verifies what it signed."""
+    """A key file of every supported kind opens, signs, and its certificate verifies what it signed. OCSP-66."""
     issued = issue("x", kind=kind)
     _, key = issued.write(tmp_path, "x")
     signer = open_signer(KeyURI(f"file:{key}", tmp_path))
@@ -64,7 +64,7 @@ async def test_an_encrypted_key(form: PrivateFormat, tmp_path: Path) -> None:
     ],
 )
 def test_refused_with_a_reason(uri: str, says: str, tmp_path: Path) -> None:
-    """Whatever cannot be opened says why."""
+    """Whatever cannot be opened says why. OCSP-33."""
 
     def write(name: str, key: object, phrase: bytes | None = None) -> None:
         encryption = BestAvailableEncryption(phrase) if phrase else NoEncryption()

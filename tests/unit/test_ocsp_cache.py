@@ -108,7 +108,10 @@ def test_the_cache_is_bounded(capacity: int) -> None:
 
 
 def test_the_span_ends_with_the_certificate() -> None:
-    """The nextUpdate never lies beyond the responder certificate, and without one in force nothing is signed."""
+    """The nextUpdate never lies beyond the responder certificate, and without one in force nothing is signed.
+
+    OCSP-23, OCSP-73.
+    """
     view = CertificateView.of(issue("responder").certificate)
     spans = freshness()
     just_before = view.not_after - timedelta(hours=1, microseconds=-5)

@@ -51,7 +51,10 @@ def cert_id(issuer: Issued, algorithm: hashes.HashAlgorithm | None = None) -> Ce
 
 
 async def test_each_issuer_finds_its_responder(tmp_path: Path) -> None:
-    """By any hash, and by the current key as by an earlier one with another encoding of the name."""
+    """By any hash, and by the current key as by an earlier one with another encoding of the name.
+
+    OCSP-64, OCSP-Q20, OCSP-Q26, OCSP-Q27.
+    """
     rekeyed = new_ca("CA, the second key")
     directory = Directory([record(7, "ca", CA, rekeyed)], [await responder(tmp_path, new_responder(CA))])
     for issuer in (CA, rekeyed):
@@ -61,7 +64,7 @@ async def test_each_issuer_finds_its_responder(tmp_path: Path) -> None:
 
 
 async def test_nobody_else_is_answered_for(tmp_path: Path) -> None:
-    """Foreign issuers, mixtures, and authorities without a responder are refused, each with its cause."""
+    """Foreign issuers, mixtures, and authorities without a responder are refused, each with its cause. OCSP-Q23."""
     directory = Directory(
         [record(1, "ca", CA), record(2, "other", OTHER)], [await responder(tmp_path, new_responder(CA))]
     )
@@ -89,7 +92,10 @@ async def test_nobody_else_is_answered_for(tmp_path: Path) -> None:
     ],
 )
 async def test_an_unentitled_responder_stays_silent(certificate: Issued, says: str, tmp_path: Path) -> None:
-    """A responder certificate of another CA, or for another purpose, answers nothing (RFC 6960 §4.2.2.2)."""
+    """A responder certificate of another CA, or for another purpose, answers nothing (RFC 6960 §4.2.2.2).
+
+    OCSP-15, OCSP-17.
+    """
     directory = Directory([record(1, "ca", CA)], [await responder(tmp_path, certificate)])
     assert says in directory.problems["ca"]
     with pytest.raises(NotEntitled, match="no responder"):

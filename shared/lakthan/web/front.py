@@ -69,6 +69,8 @@ async def read_body(http_request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, chunked or not. Raises `BodyTooLarge` once more than `limit` octets are announced or come.
 
     A client that waits for a go-ahead before it sends the body gets it (RFC 9110 §10.1.1).
+
+    OCSP-Q14, OCSP-Q15.
     """
     announced = http_request.content_length
     if announced is not None and announced > limit:
@@ -86,6 +88,9 @@ async def read_body(http_request: web.BaseRequest, limit: int) -> bytes:
 
 
 def raw_target(http_request: web.BaseRequest) -> str:
-    """The request target as sent, without scheme and host when the client used the absolute form (RFC 9112 §3.2.2)."""
+    """The request target as sent, without scheme and host when the client used the absolute form (RFC 9112 §3.2.2).
+
+    OCSP-Q2.
+    """
     target = http_request.raw_path
     return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)
