@@ -262,7 +262,8 @@ async def test_not_one_good_after_the_first_revoked(responder: Responder, good: 
         ("GET", "/favicon.ico", 404),
         ("OPTIONS", "/", 405),
         ("PUT", "/", 405),
-        ("GET", "/" + "A" * 8100, 200),
+        ("GET", "/" + "A" * 7900, 200),
+        ("GET", "/" + "A" * 8100, 414),
     ],
 )
 async def test_probes_and_browsers(responder: Responder, method: str, path: str, expected: int) -> None:

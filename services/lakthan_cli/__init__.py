@@ -1,0 +1,1 @@
+"""The `lakthan` command: the demo, and the tools of operators and users."""

@@ -1,0 +1,63 @@
+"""The `lakthan` command.
+
+A subcommand's module is loaded when it is used, so that `lakthan --help` needs no database driver. An error that a
+person can act on is one line and exit code 1; a wrong command line is exit code 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+
+import click
+
+from lakthan.errors import LakthanError
+
+# name → (module of `lakthan_cli.commands`, what `lakthan --help` says)
+_COMMANDS = {
+    "demo": ("demo", "Run a whole national PKI with OCSP and time-stamps on this machine."),
+    "serve": ("serve", "Run one service: ocsp or tsa."),
+    "check-config": ("check_config", "Open everything a configuration names, and say what is wrong."),
+    "db": ("db", "Bring the database's schema up to date, or show how far it is."),
+    "revoke": ("changes", "Revoke a certificate, for good."),
+    "hold": ("changes", "Suspend a certificate."),
+    "unhold": ("changes", "Make a suspended certificate good again."),
+    "status": ("status", "Show a certificate's status and its history."),
+}
+
+
+class _Commands(click.Group):
+    """The subcommands, loaded late."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"lakthan_cli.commands.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except LakthanError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("lakthan"), prog_name="lakthan")
+def main() -> None:
+    """OCSP responder and time-stamp authority for a national PKI."""
+
+
+if __name__ == "__main__":
+    main(prog_name="lakthan")

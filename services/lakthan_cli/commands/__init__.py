@@ -1,0 +1,1 @@
+"""The subcommands of `lakthan`, one module for each or for a family."""

@@ -1,0 +1,128 @@
+"""`lakthan check-config`: everything that a start would find wrong, all at once, before the start.
+
+Opens what the services open (keys, certificates, database) with the services' own checks, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lakthan.certificates import CertificateView
+from lakthan.config import load
+from lakthan.errors import ConfigError, LakthanError
+from lakthan.identity import Identity
+from lakthan.store.pool import open_pool
+from lakthan.store.status import AuthorityReader
+from lakthan_ocsp.responder import check_responder
+from lakthan_tsa.unit import check_unit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lakthan.config import Config, DatabaseConfig, OCSPConfig, TSAConfig
+    from lakthan.store.records import AuthorityRecord
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was looked at, in order, with what is wrong with it ('' when nothing is)."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def about(self, what: str) -> AsyncIterator[None]:
+        """Whatever is found wrong inside is written down, and the look-around goes on."""
+        try:
+            yield
+        except LakthanError as error:
+            self.rows.append((what, str(error)))
+        else:
+            self.rows.append((what, ""))
+
+    @property
+    def problems(self) -> int:
+        """How many of the things are wrong."""
+        return sum(1 for _, problem in self.rows if problem)
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def check_config(file: Path) -> None:
+    """Open the keys, certificates and databases that the configuration FILE names, and say what is wrong.
+
+    Exit code 1 when something is.
+    """
+    findings = asyncio.run(_check(load(file)))
+    width = max((len(what) for what, _ in findings.rows), default=0)
+    for what, problem in findings.rows:
+        click.echo(f"{what.ljust(width)}  {problem or 'ok'}")
+    if not findings.rows:
+        raise ConfigError(f"{file} configures no service: it needs an [ocsp] or a [tsa] table")
+    if findings.problems:
+        raise click.ClickException(f"{findings.problems} of {len(findings.rows)} are not as they must be")
+
+
+async def _check(config: Config) -> Findings:
+    findings = Findings()
+    if config.ocsp is not None:
+        await _check_ocsp(config.ocsp, findings)
+    if config.tsa is not None:
+        await _check_tsa(config.tsa, findings)
+    return findings
+
+
+async def _check_ocsp(config: OCSPConfig, findings: Findings) -> None:
+    authorities: dict[str, AuthorityRecord] | None = None
+    async with findings.about("ocsp: database"):
+        found = await _authorities(config.database)
+        authorities = {authority.name: authority for authority in found}
+    for responder in config.responders:
+        async with findings.about(f"ocsp: responder of {responder.authority}"):
+            identity = await Identity.open(responder.certificate, responder.key)
+            await identity.signer.aclose()
+            if authorities is None:
+                continue  # said once already
+            authority = authorities.get(responder.authority)
+            if authority is None:
+                names = ", ".join(authorities) or "none at all"
+                raise ConfigError(f"the database has no authority of this name: there are {names}")
+            issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
+            check_responder(identity.view, authority, issuers)
+
+
+async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
+    async with findings.about("tsa: database"):
+        pool = await open_pool(
+            config.database.url,
+            role="lakthan_tsa",
+            min_size=1,
+            max_size=1,
+            password=config.database.password(),
+            application_name="lakthan-check",
+        )
+        await pool.close()
+    async with findings.about("tsa: unit"):
+        identity = await Identity.open(config.unit.certificate, config.unit.key, chain=config.unit.chain)
+        await identity.signer.aclose()
+        check_unit(identity.view)
+
+
+async def _authorities(database: DatabaseConfig) -> list[AuthorityRecord]:
+    pool = await open_pool(
+        database.url,
+        role="lakthan_responder",
+        min_size=1,
+        max_size=1,
+        password=database.password(),
+        application_name="lakthan-check",
+    )
+    try:
+        return await AuthorityReader(pool).load()
+    finally:
+        await pool.close()

@@ -1,0 +1,1 @@
+"""`lakthan demo`: a whole national PKI with its services on one machine."""

@@ -1,0 +1,66 @@
+"""The configuration file that the demo writes for its two services. Paths are relative to the file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from lakthan_cli.demo.inventory import AUTHORITIES, TSU
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lakthan_cli.demo.addresses import Addresses
+
+_HEAD = """\
+# Written by `lakthan demo` at every start: what you change here is gone at the next one.
+# Copy it and run `lakthan serve ocsp --config YOUR-COPY.toml` for a configuration of your own.
+"""
+
+
+def services_toml(addresses: Addresses, databases: Mapping[str, str]) -> str:
+    """The text of `lakthan.toml`. `databases`: the URLs for `ocsp` and `tsa`; a service without one takes
+    DATABASE_URL from its environment.
+    """
+    lines = [_HEAD, "[ocsp]", *_listening(addresses, "ocsp"), *_database("ocsp", databases)]
+    for authority in AUTHORITIES:
+        lines += [
+            "",
+            "[[ocsp.responders]]",
+            f"authority = {_text(authority.name)}",
+            f"certificate = {_text(authority.responder_certificate)}",
+            f"key = {_text('file:' + authority.responder_key)}",
+        ]
+    lines += [
+        "",
+        "[tsa]",
+        *_listening(addresses, "tsa"),
+        'policy = "0.4.0.2023.1.1"',
+        '# A demo also runs where nothing disciplines the clock. In earnest this is "enforce".',
+        'clock = "warn"',
+        *_database("tsa", databases),
+        "",
+        "[tsa.unit]",
+        f"certificate = {_text(TSU.certificate)}",
+        'chain = "pki/tsa-chain.pem"',
+        f"key = {_text(f'file:{TSU.key}')}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _listening(addresses: Addresses, service: str) -> list[str]:
+    return [
+        f"host = {_text(addresses.host)}",
+        f"port = {addresses.ports[service]}",
+        f"admin_port = {addresses.ports[f'{service}_admin']}",
+    ]
+
+
+def _database(service: str, databases: Mapping[str, str]) -> list[str]:
+    url = databases.get(service)
+    return [] if url is None else ["", f"[{service}.database]", f"url = {_text(url)}"]
+
+
+def _text(value: str) -> str:
+    # A JSON string of printable characters is a TOML basic string.
+    return json.dumps(value, ensure_ascii=False)
