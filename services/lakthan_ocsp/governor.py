@@ -16,12 +16,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
-from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.errors import ConfigError, SignerUnusable, StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lakthan.certificates import CertificateView
     from lakthan.config import ResponderConfig
-    from lakthan.store.records import CRLSource
+    from lakthan.store.records import CRLSource, StatusRecord
     from lakthan_ocsp.profiles import Profile
 
 # EN 319 411-2 CSS-6.3.10-11: the nextUpdate of answers that are final.
@@ -42,7 +44,11 @@ class PolicyViolation(SignerUnusable):
 
 CERTIFICATE_NOT_IN_FORCE = "certificate not in force"
 VALIDITY_TOO_SHORT = "validity too short"
-CRL_EXPIRED = "CRL expired"
+SUSPENSION = "suspension"
+
+
+class SourceExpired(StoreUnavailable):
+    """What the statuses come from is no longer current: the client may come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,8 @@ class Governor:
 
     def __init__(self, config: ResponderConfig, profile: Profile, view: CertificateView) -> None:
         self.profile = profile
-        self._validity = config.validity or profile.validity
-        self._refresh = config.refresh or profile.refresh
+        self._validity = profile.validity if config.validity is None else config.validity
+        self._refresh = profile.refresh if config.refresh is None else config.refresh
         self._max_age = profile.max_age if config.max_age is None else config.max_age
         self._final = config.final
         self._not_before = view.not_before
@@ -94,13 +100,17 @@ class Governor:
             (self._final and profile.browser_deadlines, "final answers break the profile's longest validity"),
         ]
 
-    def span(self, now: datetime, serial_number: bytes = b"", crl: CRLSource | None = None) -> Span:
-        """The span of an answer signed `now`.
+    def span(self, now: datetime, records: Sequence[StatusRecord | None] = (), crl: CRLSource | None = None) -> Span:
+        """The span of an answer about `records` that is signed `now`.
 
         nextUpdate never lies beyond the responder certificate's end, for after it nobody can verify the answer, nor
         beyond the CRL that it stands on. Raises `PolicyViolation` when the certificate is not in force, or when what
-        is left is shorter than the profile allows: no other key may stand in.
+        is left is shorter than the profile allows, or when a certificate is held that must not be: no other key may
+        stand in, and nothing is invented. Raises `SourceExpired` when the CRL has
+        ended.
         """
+        if not self.profile.holds and any(record is not None and record.held for record in records):
+            raise PolicyViolation(SUSPENSION, f"profile {self.profile.name} has no suspension, and this one is held")
         produced_at = now.replace(microsecond=0)
         if not self._not_before <= produced_at < self._not_after:
             raise PolicyViolation(
@@ -114,14 +124,17 @@ class Governor:
         if crl is not None:
             this_update, next_update = min(crl.this_update, produced_at), min(crl.next_update, self._not_after)
             if next_update <= produced_at:
-                raise PolicyViolation(CRL_EXPIRED, f"the CRL that the answers stand on ended at {crl.next_update}")
+                raise SourceExpired(f"the CRL that the statuses come from ended at {crl.next_update}")
         if next_update - this_update < self.profile.shortest:
             raise PolicyViolation(
                 VALIDITY_TOO_SHORT,
                 f"the responder certificate ends at {self._not_after}: an answer would be shorter than "
                 f"{self.profile.shortest}",
             )
-        spread = self._refresh * (_SPREAD * (zlib.crc32(serial_number) & 0xFF) / 0xFF)
+        if self.profile.within_certificate:
+            next_update = min([next_update, *_ends_after(this_update, records)])
+        which = zlib.crc32(b"".join(record.serial_number for record in records if record is not None))
+        spread = self._refresh * (_SPREAD * (which & 0xFF) / 0xFF)
         return Span(produced_at, this_update, next_update, min(produced_at + self._refresh - spread, next_update))
 
     def seconds_to_keep(self, now: datetime, renew_at: datetime) -> int:
@@ -138,6 +151,11 @@ class Governor:
 
 
 _FOUR_DAYS = timedelta(days=4)
+
+
+def _ends_after(instant: datetime, records: Sequence[StatusRecord | None]) -> list[datetime]:
+    ends = [record.not_after for record in records if record is not None and record.not_after is not None]
+    return [end for end in ends if end > instant]
 
 
 def http_date(instant: datetime) -> str:

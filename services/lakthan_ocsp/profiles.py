@@ -16,7 +16,7 @@ class NonIssued(Enum):
     """What is said of a serial number that its CA never announced. Never `good` (EN 319 411-1 OVR-6.6.3-02)."""
 
     UNKNOWN = "unknown"
-    # RFC 6960 §2.2 and §4.4.8: only for CAs whose serial numbers cannot be guessed and whose announcements are complete.
+    # RFC 6960 §2.2 and §4.4.8: only where serial numbers cannot be guessed and announcements are complete.
     REVOKED = "revoked"
     # RFC 9919 §3.2.3: where this responder may not know every certificate.
     UNAUTHORIZED = "unauthorized"
@@ -38,7 +38,11 @@ class Profile:
     `shortest`, `longest`: limits of `validity`. `oldest`: the greatest age at which clients take an answer.
     `browser_deadlines`: the refresh deadlines of the TLS Baseline Requirements, 4.9.9. `archive_cutoff`: answers say
     how far back the records reach (RFC 6960 §4.4.4). `keep_expired`: certificates are answered for after their end.
-    `holds`: a suspension may be answered. `nonce`: nonces are echoed. `by_name`: ResponderID byName.
+    `holds`: the CA may suspend certificates. `nonce`: nonces are echoed. `by_name`: ResponderID byName.
+    `within_certificate`: while a certificate is in force, no answer about it outlives it. A validator that has nothing
+    but the answer kept with an old signature goes back to the answer's last instant, and there the certificate has to
+    be in force as well (the time sliding of ETSI EN 319 102-1 §5.6.2.2, as pyHanko does it). Not for the profiles with
+    a shortest validity, which the last hours of a certificate would break.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Profile:
     holds: bool = True
     nonce: bool = True
     by_name: bool = False
+    within_certificate: bool = True
 
 
 _MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -81,6 +86,7 @@ TLS_BR = Profile(
     nocheck=Nocheck.REQUIRED,
     keep_expired=False,
     holds=False,
+    within_certificate=False,
 )
 SMIME_BR = Profile(
     # S/MIME Baseline Requirements 4.9.10 (8 hours to 10 days) and 4.9.13 (certificateHold is allowed).
@@ -91,6 +97,7 @@ SMIME_BR = Profile(
     shortest=8 * _HOUR,
     browser_deadlines=True,
     nocheck=Nocheck.REQUIRED,
+    within_certificate=False,
 )
 X_ROAD = Profile(
     # X-Road's security servers take no answer older than 60 minutes.

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-SoftwareKey = (
-    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
-)
+SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
 
 
 class SoftwareSigner:
     """Signs in the caller's thread when that is quicker than handing over (P-256, P-384, Ed25519, RSA-2048), and in
-    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA, ML-DSA).
+    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA,
+    ML-DSA); cryptography lets other threads run while it signs.
     """
 
     __slots__ = ("_executor", "_key", "_raw_sign", "algorithm", "public_key")
