@@ -210,14 +210,18 @@ class ChangeWriter:
 
     async def find_authority(self, name: str) -> AuthorityRecord | None:
         """The authority of that name, or None. Raises `StoreUnavailable`."""
-        return next((found for found in await AuthorityReader(self._pool).load() if found.name == name), None)
+        return next((found for found in await self.authorities() if found.name == name), None)
+
+    async def authorities(self) -> list[AuthorityRecord]:
+        """Every authority on record. Raises `StoreUnavailable`."""
+        return await AuthorityReader(self._pool).load()
 
     async def find_issuers(self, issuer: bytes) -> list[AuthorityRecord]:
         """The authorities that one of a certificate's issuer Names (its DER) stands for; several when they share it.
 
         Raises `StoreUnavailable`.
         """
-        return [found for found in await AuthorityReader(self._pool).load() if issuer in found.names]
+        return [found for found in await self.authorities() if issuer in found.names]
 
 
 async def _record_one(connection: asyncpg.pool.PoolConnectionProxy, request: ChangeRequest, actor: str) -> int:
