@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig, ResponderConfig
 from lakthan.errors import ConfigError, StoreUnavailable
-from lakthan.identity import Identity
 from lakthan.store.feed import ChangeFeed
 from lakthan.store.pool import connect, open_pool
 from lakthan.store.status import AuthorityReader, StatusReader
@@ -19,9 +19,8 @@ from lakthan.web.process import command, run_alongside
 from lakthan_ocsp.app import Edge
 from lakthan_ocsp.cache import AnswerCache, Certificate
 from lakthan_ocsp.directory import Directory, Responder
-from lakthan_ocsp.freshness import Freshness
 from lakthan_ocsp.metrics import OCSPMetrics
-from lakthan_ocsp.responder import ResponderTemplate
+from lakthan_ocsp.opening import open_responder
 from lakthan_ocsp.service import OCSPService
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 _ROLE = "lakthan_responder"
 _NAME = "lakthan-ocsp"
 _RELOAD_DELAY_SECONDS = 1.0
+_WATCH_SECONDS = 3600.0
 
 
 async def serve(config: Config, until_asked: UntilAsked) -> None:
@@ -60,6 +60,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             if problem:
                 log.error("no answers for an authority", authority=authority, problem=problem)
         run_alongside(stack, process.feed.run())
+        run_alongside(stack, _watch_certificates(responders, metrics))
         run_alongside(stack, process.keep_directory(service))
         front = await Front.open(Edge(service, metrics), settings.host, settings.port)
         stack.push_async_callback(front.close)
@@ -142,10 +143,21 @@ class _Process:
 
 
 async def _open_responder(config: ResponderConfig, metrics: OCSPMetrics, stack: AsyncExitStack) -> Responder:
-    identity = await Identity.open(config.certificate, config.key)
-    stack.push_async_callback(identity.signer.aclose)
-    metrics.responder_not_after.labels(config.authority).set(identity.view.not_after.timestamp())
-    return Responder(config.authority, identity, Freshness(config, identity.view), ResponderTemplate(identity))
+    responder = await open_responder(config)
+    stack.push_async_callback(responder.identity.signer.aclose)
+    metrics.responder_not_after.labels(config.authority).set(responder.identity.view.not_after.timestamp())
+    return responder
+
+
+async def _watch_certificates(responders: list[Responder], metrics: OCSPMetrics) -> None:
+    """Say every hour which responder certificates are to be renewed, long before answers have to stop."""
+    while True:
+        for responder in responders:
+            warning = responder.governor.warning(datetime.now(UTC))
+            metrics.responder_to_be_renewed.labels(responder.authority).set(bool(warning))
+            if warning:
+                log.error("a responder certificate runs out", authority=responder.authority, problem=warning)
+        await asyncio.sleep(_WATCH_SECONDS)
 
 
 main = command("ocsp", serve)

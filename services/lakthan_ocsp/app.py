@@ -17,7 +17,7 @@ from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable
 from lakthan.telemetry.logs import log
 from lakthan.web.front import BodyTooLarge, raw_target, read_body
 from lakthan_ocsp import get_request
-from lakthan_ocsp.freshness import http_date
+from lakthan_ocsp.governor import http_date
 from lakthan_ocsp.responder import refusal
 from lakthan_ocsp.syntax import OCSPResponseStatus, RequestError
 
@@ -108,11 +108,11 @@ def _headers(answer: Answer, now: datetime) -> dict[str, str]:
     """
     if not answer.etag or not answer.authoritative:
         return _NEVER_CACHED
-    seconds = answer.freshness.seconds_to_keep(now, answer.this_update, answer.next_update)
+    seconds = answer.governor.seconds_to_keep(now, answer.span.renew_at)
     return {
         "Content-Type": _MEDIA_TYPE,
         "Cache-Control": f"max-age={seconds}, public, no-transform, must-revalidate",
         "ETag": answer.etag,
-        "Last-Modified": http_date(answer.this_update),
-        "Expires": http_date(answer.next_update),
+        "Last-Modified": http_date(answer.span.this_update),
+        "Expires": http_date(answer.span.next_update),
     }

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from lakthan_ocsp.freshness import Freshness
+    from lakthan.algorithms import HashAlgorithm
+    from lakthan_ocsp.governor import Governor, Span
 
 _REMEMBERED_CHANGES = 4096
 
@@ -34,15 +35,16 @@ class Certificate(NamedTuple):
 class Answer:
     """A signed OCSPResponse and what the HTTP edge needs to give it out.
 
-    `renew_at`: from then on a new one is signed. `outcomes`: the CertStatus of each SingleResponse, for the metrics.
+    `span`: what it says of its time. `outcomes` and `hashes`: for the metrics, the CertStatus of each SingleResponse
+    and the hash algorithm of each CertID that was asked. `etag`: '' for an answer that is for one client only, because
+    it has that client's nonce.
     """
 
     body: bytes
-    this_update: datetime
-    next_update: datetime
-    renew_at: datetime
-    freshness: Freshness
+    span: Span
+    governor: Governor
     outcomes: tuple[str, ...]
+    hashes: tuple[HashAlgorithm | None, ...]
     authoritative: bool
     etag: str
 
@@ -74,7 +76,7 @@ class AnswerCache:
         if answer is None:
             return None
         # A clock set back must not bring old answers to life again: an answer from the future is not used.
-        if answer.this_update <= now < answer.renew_at:
+        if answer.span.produced_at <= now < answer.span.renew_at:
             return answer
         self._forget([request])
         return None

@@ -1,7 +1,7 @@
 """Who may answer for which issuer: the authorities of the store matched with the responders of the configuration.
 
-One responder for each authority and no fallback: a CertID that no single responder is entitled to answer is refused
-as `unauthorized`, unsigned (RFC 9919 §3.2.3). Another CA's key never stands in.
+An authority has one or several responders, and nobody else answers for it: a CertID that no single responder is
+entitled to answer is refused as `unauthorized`, unsigned (RFC 9919 §3.2.3). Another CA's key never stands in.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+
+from lakthan import der
 from lakthan.certificates import CertificateView
 from lakthan.errors import ConfigError
-from lakthan_ocsp.responder import ResponderTemplate, check_responder, issuer_index
+from lakthan_ocsp.profiles import Nocheck
+from lakthan_ocsp.responder import Issuer, issuer_index
+from lakthan_ocsp.statuses import AuthorityStatements
 from lakthan_ocsp.syntax import CertID, OCSPResponseStatus, RequestError
 
 if TYPE_CHECKING:
@@ -19,25 +25,61 @@ if TYPE_CHECKING:
 
     from lakthan.identity import Identity
     from lakthan.store.records import AuthorityRecord
-    from lakthan_ocsp.freshness import Freshness
+    from lakthan_ocsp.governor import Governor
+    from lakthan_ocsp.profiles import NonIssued, Profile
+    from lakthan_ocsp.requestors import Requestors
+    from lakthan_ocsp.responder import ResponderTemplate
+    from lakthan_ocsp.syntax import OCSPRequest, PreferredAlgorithm
+
+_OCSP_SIGNING = ExtendedKeyUsageOID.OCSP_SIGNING.dotted_string
 
 
 @dataclass(frozen=True, slots=True)
 class Responder:
-    """One configured responder: for which authority, as whom, and for how long its answers hold."""
+    """One configured responder: for which authority, as whom, and by which rules."""
 
     authority: str
     identity: Identity
-    freshness: Freshness
+    governor: Governor
     template: ResponderTemplate
+    requestors: Requestors
+    non_issued: NonIssued
+    dual_hash: bool = False
+    cert_hash: bool = False
+    final: bool = False
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that the authority is answered by."""
+        return self.governor.profile
+
+    def suits(self, preferred: PreferredAlgorithm) -> bool:
+        """True when this responder signs as the client prefers (RFC 6960 §4.4.7.1)."""
+        algorithm = der.Reader(self.identity.signer.algorithm.algorithm_identifier).enter(der.SEQUENCE)
+        if algorithm.element(der.OBJECT_IDENTIFIER) != preferred.signature:
+            return False
+        key = der.Reader(self.identity.view.public_key_algorithm).enter(der.SEQUENCE)
+        return (not preferred.key or key.element(der.OBJECT_IDENTIFIER) == preferred.key) and (
+            not preferred.key_parameters or key.data[key.at : key.end] == preferred.key_parameters
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Entitled:
-    """A responder and the id of the authority of the store that it speaks for."""
+    """A responder that may answer a request, with whose certificates are asked about."""
 
     responder: Responder
-    authority_id: int
+    issuer: Issuer
+    statements: AuthorityStatements
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """A responder that its authority's certificates have been checked against. `issued_by_key`: the key that did."""
+
+    responder: Responder
+    issued_by_key: bytes
+    statements: AuthorityStatements
 
 
 class NotEntitled(RequestError):
@@ -51,42 +93,102 @@ class NotEntitled(RequestError):
 FOREIGN_ISSUER = "foreign issuer"
 NO_RESPONDER = "no responder"
 MIXED_ISSUERS = "mixed issuers"
+NOT_ON_RECORD = "not on record"
+
+
+def check_responder(
+    view: CertificateView, authority: AuthorityRecord, issuers: Sequence[CertificateView], profile: Profile
+) -> bytes:
+    """A delegated responder speaks only for the CA that issued its certificate (RFC 6960 §4.2.2.2).
+
+    Gives the key of the one of `issuers`, the certificates of `authority`, that issued it. Raises `ConfigError` when
+    none did, or when the certificate is not for OCSP signing or not as its profile demands.
+    """
+    purposes, _ = view.extended_key_usage()
+    extensions = view.certificate.extensions
+    nocheck = any(isinstance(extension.value, x509.OCSPNoCheck) for extension in extensions)
+    ocsp_urls = [
+        access
+        for extension in extensions
+        if isinstance(extension.value, x509.AuthorityInformationAccess)
+        for access in extension.value
+        if access.access_method == AuthorityInformationAccessOID.OCSP
+    ]
+    for wrong, why in (
+        (_OCSP_SIGNING not in purposes, "no id-kp-OCSPSigning in its certificate"),
+        (purposes != [_OCSP_SIGNING], "its certificate has other purposes than OCSP signing"),
+        (view.is_ca(), "its certificate is a CA's"),
+        (bool(ocsp_urls), "its certificate has an OCSP URL of its own, and nobody could answer there"),
+        (profile.nocheck is Nocheck.REQUIRED and not nocheck, f"profile {profile.name} demands ocsp-nocheck"),
+        (profile.nocheck is Nocheck.FORBIDDEN and nocheck, f"profile {profile.name} forbids ocsp-nocheck"),
+    ):
+        if wrong:
+            raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: {why}")
+    for issuer in issuers:
+        if view.issued_by(issuer):
+            return issuer.public_key
+    raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: that CA did not issue its certificate")
 
 
 class Directory:
     """A snapshot; a change of the authorities makes a new one.
 
-    `problems`: for every configured authority what keeps its responder from speaking, '' when nothing does.
+    `problems`: for every configured responder what keeps it from speaking, '' when nothing does.
     """
 
     def __init__(self, authorities: Sequence[AuthorityRecord], responders: Iterable[Responder]) -> None:
         self.problems: dict[str, str] = {}
-        self._issuers: Mapping[bytes, AuthorityRecord] = issuer_index(authorities)
-        self._entitled: dict[int, Entitled] = {}
+        self._issuers: Mapping[bytes, Issuer] = issuer_index(authorities)
+        self._speakers: dict[int, list[_Speaker]] = {}
         by_name = {authority.name: authority for authority in authorities}
         for responder in responders:
+            name = f"{responder.authority} ({responder.identity.signer.algorithm.label})"
             authority = by_name.get(responder.authority)
-            problem = "the store has no such authority" if authority is None else ""
-            if authority is not None:
-                issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
-                try:
-                    check_responder(responder.identity.view, authority, issuers)
-                except ConfigError as error:
-                    problem = str(error)
-                else:
-                    self._entitled[authority.id] = Entitled(responder, authority.id)
-            self.problems[responder.authority] = problem
+            if authority is None:
+                self.problems[name] = "the store has no such authority"
+                continue
+            try:
+                speaker = _speaker(responder, authority)
+            except ConfigError as error:
+                self.problems[name] = str(error)
+            else:
+                self._speakers.setdefault(authority.id, []).append(speaker)
+                self.problems.setdefault(name, "")
 
-    def entitled(self, cert_ids: Sequence[CertID]) -> Entitled:
-        """Who answers this request. Raises `NotEntitled` when no one responder may answer all of it."""
-        authority = self._issuers.get(cert_ids[0].issuer)
-        if authority is None:
+    def entitled(self, request: OCSPRequest) -> Entitled:
+        """Who answers this request. Raises `NotEntitled` when no one responder may answer all of it.
+
+        Of several responders the one is taken that the CertID's CA key issued, and among these by RFC 6960 §4.4.7.2.1:
+        the first that suits the client's list, in the client's order, else the first of the configuration.
+        """
+        issuer = self._issuer(request.cert_ids)
+        speakers = self._speakers.get(issuer.authority.id)
+        if not speakers:
+            raise NotEntitled(NO_RESPONDER)
+        speakers = [each for each in speakers if each.issued_by_key == issuer.public_key] or speakers
+        chosen = next(
+            (each for preferred in request.preferred for each in speakers if each.responder.suits(preferred)),
+            speakers[0],
+        )
+        return Entitled(chosen.responder, issuer, chosen.statements)
+
+    def _issuer(self, cert_ids: Sequence[CertID]) -> Issuer:
+        first = self._issuers.get(cert_ids[0].issuer)
+        if first is None:
             raise NotEntitled(FOREIGN_ISSUER)
         for cert_id in cert_ids[1:]:
             other = self._issuers.get(cert_id.issuer)
-            if other is not authority:
-                raise NotEntitled(FOREIGN_ISSUER if other is None else MIXED_ISSUERS)
-        found = self._entitled.get(authority.id)
-        if found is None:
-            raise NotEntitled(NO_RESPONDER)
-        return found
+            if other is None:
+                raise NotEntitled(FOREIGN_ISSUER)
+            if other.authority is not first.authority:
+                raise NotEntitled(MIXED_ISSUERS)
+        return first
+
+
+def _speaker(responder: Responder, authority: AuthorityRecord) -> _Speaker:
+    issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
+    key = check_responder(responder.identity.view, authority, issuers, responder.profile)
+    statements = AuthorityStatements(
+        authority, responder.profile, non_issued=responder.non_issued, cert_hash=responder.cert_hash
+    )
+    return _Speaker(responder, key, statements)

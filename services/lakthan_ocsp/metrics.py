@@ -5,19 +5,13 @@ Label values are spelled as in the RFC. Children are made once; the hot path onl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from lakthan.algorithms import HashAlgorithm
-from lakthan_ocsp import directory
+from lakthan_ocsp import directory, responder
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus
 
-if TYPE_CHECKING:
-    from lakthan_ocsp.syntax import CertID
-
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-_OTHER_HASH = "other"
 
 
 class OCSPMetrics:
@@ -46,22 +40,34 @@ class OCSPMetrics:
         )
         self.answers_cached = answers.labels("cache")
         self.answers_signed = answers.labels("signed")
-        self._cert_id_hashes = Counter(
+        hashes = Counter(
             "lakthan_ocsp_cert_id_hashes",
-            "CertIDs by hash algorithm, of requests that were not answered from the cache. SHA-1 ones are to die out.",
+            "CertIDs answered, by hash algorithm. SHA-1 ones are to die out.",
             ["hash"],
             registry=self.registry,
         )
-        hashes = [algorithm.label for algorithm in HashAlgorithm]
-        self._by_hash = {label: self._cert_id_hashes.labels(label) for label in [*hashes, _OTHER_HASH]}
+        self.cert_id_hashes: dict[HashAlgorithm | None, Counter] = {
+            algorithm: hashes.labels(algorithm.label) for algorithm in responder.CERT_ID_HASHES
+        }
         self.nonces = Counter("lakthan_ocsp_nonces", "Requests that carry a nonce.", registry=self.registry)
         unauthorized = Counter(
             "lakthan_ocsp_unauthorized", "Refusals as unauthorized, by cause.", ["cause"], registry=self.registry
         )
         self.unauthorized = {
             cause: unauthorized.labels(cause)
-            for cause in (directory.FOREIGN_ISSUER, directory.NO_RESPONDER, directory.MIXED_ISSUERS)
+            for cause in (
+                directory.FOREIGN_ISSUER,
+                directory.NO_RESPONDER,
+                directory.MIXED_ISSUERS,
+                directory.NOT_ON_RECORD,
+            )
         }
+        self.violations = Counter(
+            "lakthan_ocsp_validity_policy_violations",
+            "Answers that were refused because they would have broken the authority's profile, by rule.",
+            ["authority", "rule"],
+            registry=self.registry,
+        )
         self.not_modified = Counter("lakthan_ocsp_not_modified", "304 answers to GET.", registry=self.registry)
         self.http_refusals = Counter(
             "lakthan_ocsp_http_refusals",
@@ -103,8 +109,9 @@ class OCSPMetrics:
             registry=self.registry,
         )
 
-    def count_cert_ids(self, cert_ids: tuple[CertID, ...]) -> None:
-        """One for each CertID, under its hash algorithm."""
-        for cert_id in cert_ids:
-            algorithm = cert_id.hash_algorithm
-            self._by_hash[_OTHER_HASH if algorithm is None else algorithm.label].inc()
+        self.responder_to_be_renewed = Gauge(
+            "lakthan_ocsp_responder_to_be_renewed",
+            "1 when less than a third of a responder certificate's life is left.",
+            ["authority"],
+            registry=self.registry,
+        )

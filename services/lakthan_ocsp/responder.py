@@ -16,16 +16,15 @@ from lakthan.errors import ConfigError
 from lakthan_ocsp.syntax import ID_PKIX_OCSP_BASIC, ID_PKIX_OCSP_NONCE, CertID, OCSPResponseStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from lakthan.certificates import CertificateView
     from lakthan.identity import Identity
     from lakthan.store.records import AuthorityRecord
+    from lakthan_ocsp.governor import Span
 
-_ID_KP_OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 # The algorithms under which an issuer can be looked up; clients still ask with SHA-1 (RFC 9919 §3.2.1).
-_CERT_ID_HASHES = (
+CERT_ID_HASHES = (
     HashAlgorithm.SHA_1,
     HashAlgorithm.SHA_224,
     HashAlgorithm.SHA_256,
@@ -36,6 +35,8 @@ _CERT_ID_HASHES = (
 GOOD = b"\x80\x00"
 UNKNOWN = b"\x82\x00"
 _REASON_UNSPECIFIED = 0
+# RFC 6960 §4.4.8: value NULL, not critical.
+EXTENDED_REVOKE = der.sequence(der.object_identifier("1.3.6.1.5.5.7.48.1.9"), der.octet_string(b"\x05\x00"))
 
 
 def refusal(status: OCSPResponseStatus) -> bytes:
@@ -51,79 +52,98 @@ def revoked(revocation_time: datetime, reason: int | None) -> bytes:
     return der.encode(0xA1, der.generalized_time(revocation_time), reason_der)
 
 
-def issuer_index(authorities: Iterable[AuthorityRecord]) -> Mapping[bytes, AuthorityRecord]:
-    """From `CertID.issuer` to the authority: every name × every key × every hash algorithm (RFC 6960 §4.1.1).
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """What a CertID's hashes stand for: an authority, and which of its names and keys."""
+
+    authority: AuthorityRecord
+    name: bytes
+    public_key: bytes
+
+    def cert_id(self, algorithm: HashAlgorithm, serial_number: bytes) -> CertID:
+        """A certificate of this issuer, named with that algorithm (RFC 6960 §4.1.1)."""
+        name_hash, key_hash = algorithm.digest(self.name), algorithm.digest(self.public_key)
+        encoded = der.sequence(
+            algorithm.algorithm_identifier,
+            der.octet_string(name_hash),
+            der.octet_string(key_hash),
+            der.encode(der.INTEGER, serial_number),
+        )
+        return CertID(encoded, algorithm, algorithm.oid_der + name_hash + key_hash, serial_number)
+
+
+def issuer_index(authorities: Iterable[AuthorityRecord]) -> Mapping[bytes, Issuer]:
+    """From `CertID.issuer` to who that is: every name × every key × every hash algorithm (RFC 6960 §4.1.1).
 
     Two authorities that a CertID cannot tell apart are refused with `ConfigError`: an answer could be the other's.
     """
-    index: dict[bytes, AuthorityRecord] = {}
+    index: dict[bytes, Issuer] = {}
     for authority in authorities:
-        for algorithm in _CERT_ID_HASHES:
-            name_hashes = [algorithm.digest(name) for name in authority.names]
+        for algorithm in CERT_ID_HASHES:
+            name_hashes = [(name, algorithm.digest(name)) for name in authority.names]
             for key in authority.public_keys:
                 key_hash = algorithm.digest(key)
-                for name_hash in name_hashes:
-                    other = index.setdefault(algorithm.oid_der + name_hash + key_hash, authority)
-                    if other is not authority:
-                        raise ConfigError(f"authorities {other.name!r} and {authority.name!r} share a name and a key")
+                for name, name_hash in name_hashes:
+                    there = index.setdefault(algorithm.oid_der + name_hash + key_hash, Issuer(authority, name, key))
+                    if there.authority is not authority:
+                        raise ConfigError(
+                            f"authorities {there.authority.name!r} and {authority.name!r} share a name and a key"
+                        )
     return index
-
-
-def check_responder(view: CertificateView, authority: AuthorityRecord, issuers: Sequence[CertificateView]) -> None:
-    """A delegated responder speaks only for the CA that issued its certificate (RFC 6960 §4.2.2.2).
-
-    Raises `ConfigError` when the certificate is not for OCSP signing, or none of `issuers`, the certificates of
-    `authority`, issued it.
-    """
-    purposes, _ = view.extended_key_usage()
-    if _ID_KP_OCSP_SIGNING not in purposes:
-        raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: no id-kp-OCSPSigning in its certificate")
-    if not any(view.issued_by(issuer) for issuer in issuers):
-        raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: that CA did not issue its certificate")
 
 
 class ResponderTemplate:
     """The octets that every answer of one responder shares, and those that all answers of one second share."""
 
-    __slots__ = ("_after_tbs", "_before_tbs", "_certs", "_instant", "_responder_id", "_times")
+    __slots__ = ("_after_tbs", "_before_tbs", "_certs", "_responder_id", "_span", "_times")
 
-    def __init__(self, identity: Identity) -> None:
-        # byKey [2], the choice that RFC 9919 §3.2.2 demands of new responders.
-        self._responder_id = der.encode(0xA2, der.octet_string(identity.view.key_hash))
+    def __init__(self, identity: Identity, *, by_name: bool = False) -> None:
+        # byKey [2], the choice that RFC 9919 §3.2.2 demands of new responders; byName [1] for clients that want it.
+        self._responder_id = (
+            der.encode(0xA1, identity.view.subject)
+            if by_name
+            else der.encode(0xA2, der.octet_string(identity.view.key_hash))
+        )
         # RFC 9919 §3.2.2: the delegated certificate travels along. First and alone: clients exist that take the
         # first one without looking.
         self._certs = der.encode(0xA0, der.sequence(identity.view.encoded))
         self._before_tbs: dict[int, bytes] = {}
         self._after_tbs = identity.signer.algorithm.algorithm_identifier
-        self._instant: tuple[datetime, datetime] | None = None
+        self._span: Span | None = None
         self._times = (b"", b"")
 
     def draft(
         self,
-        answers: Iterable[tuple[CertID, bytes]],
+        answers: Iterable[tuple[bytes, bytes, bytes]],
+        span: Span,
         *,
-        this_update: datetime,
-        next_update: datetime,
         nonce: bytes | None = None,
+        extended_revoke: bool = False,
     ) -> Draft:
-        """ResponseData: one SingleResponse for each CertID and its CertStatus, as asked (RFC 6960 §4.2.2.3).
+        """ResponseData: one SingleResponse for each CertID, its CertStatus and its singleExtensions ('' for none), all
+        encoded, in the order asked (RFC 6960 §4.2.2.3).
 
-        `this_update` and `next_update` are whole seconds; `this_update` is also producedAt, so that Last-Modified is
-        unambiguous (RFC 9919 §6 and §7.2 differ). `nonce` is the extnValue element of the request; it comes back as
-        it was.
+        `nonce` is the extnValue element of the request; it comes back as it was. `extended_revoke` announces that
+        certificates which were never issued are answered as revoked.
         """
-        if self._instant != (this_update, next_update):
-            self._instant = (this_update, next_update)
-            at = der.generalized_time(this_update)
-            self._times = (self._responder_id + at, at + der.encode(0xA0, der.generalized_time(next_update)))
+        if self._span != span:
+            this_update = der.generalized_time(span.this_update)
+            self._span = span
+            self._times = (
+                self._responder_id + der.generalized_time(span.produced_at),
+                this_update + der.encode(0xA0, der.generalized_time(span.next_update)),
+            )
         responder_id_and_produced_at, times = self._times
         responses = b""
-        for cert_id, cert_status in answers:
-            response = cert_id.encoded + cert_status + times
+        for cert_id, cert_status, single_extensions in answers:
+            response = cert_id + cert_status + times + single_extensions
             responses += der.head(der.SEQUENCE, len(response)) + response
         data = responder_id_and_produced_at + der.head(der.SEQUENCE, len(responses)) + responses
-        if nonce is not None:
-            data += der.encode(0xA1, der.sequence(der.sequence(ID_PKIX_OCSP_NONCE, nonce)))
+        extensions = der.sequence(ID_PKIX_OCSP_NONCE, nonce) if nonce is not None else b""
+        if extended_revoke:
+            extensions += EXTENDED_REVOKE
+        if extensions:
+            data += der.encode(0xA1, der.sequence(extensions))
         return Draft(der.head(der.SEQUENCE, len(data)) + data, self)
 
     def seal(self, tbs: bytes, signature: bytes) -> bytes:

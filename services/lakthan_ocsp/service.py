@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import StoreUnavailable
-from lakthan.store.records import CertStatus, StatusRecord
-from lakthan_ocsp import responder
 from lakthan_ocsp.cache import Answer, AnswerCache, Certificate
-from lakthan_ocsp.directory import Directory, NotEntitled
-from lakthan_ocsp.syntax import CertStatusChoice, OCSPRequest, parse_request
+from lakthan_ocsp.directory import NOT_ON_RECORD, Directory, NotEntitled
+from lakthan_ocsp.governor import PolicyViolation
+from lakthan_ocsp.profiles import NonIssued
+from lakthan_ocsp.syntax import CertID, CertStatusChoice, OCSPRequest, parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from lakthan.store.records import StatusRecord
     from lakthan.store.status import StatusReader
     from lakthan_ocsp.directory import Entitled
     from lakthan_ocsp.metrics import OCSPMetrics
+    from lakthan_ocsp.responder import Issuer
 
 _MAX_CERT_IDS = 50
 _ATTEMPTS = 3
@@ -66,30 +68,41 @@ class OCSPService:
             self._metrics.answers_signed.inc()
         for outcome in answer.outcomes:
             self._metrics.cert_statuses[outcome].inc()
+        for algorithm in answer.hashes:
+            self._metrics.cert_id_hashes[algorithm].inc()
         return answer
 
     async def _answer(self, encoded: bytes, now: datetime) -> Answer:
         request = parse_request(encoded, max_cert_ids=_MAX_CERT_IDS)
-        self._metrics.count_cert_ids(request.cert_ids)
         if request.nonce is not None:
             self._metrics.nonces.inc()
         try:
-            entitled = self.directory.entitled(request.cert_ids)
+            entitled = self.directory.entitled(request)
+            entitled.responder.requestors.check(request.signature, now)
+            answer = await self._current_answer(request, entitled, now)
         except NotEntitled as error:
             self._metrics.unauthorized[error.cause].inc()
             raise
-        certificates = [Certificate(entitled.authority_id, cert_id.serial_number) for cert_id in request.cert_ids]
-        for _ in range(_ATTEMPTS):
-            mark = self._cache.mark()
-            answer = await self._sign(request, entitled, await self._look_up(certificates), now)
-            if self._cache.unchanged_since(mark, certificates):
-                break
-        else:
-            raise StoreUnavailable("the status changed again and again while it was being answered")
-        if request.nonce is None and len(certificates) == 1 and answer.authoritative and self._changes_heard():
-            self._cache.put(encoded, certificates[0], answer)
+        alone = request.nonce is None and request.signature is None and len(request.cert_ids) == 1
+        if alone and answer.authoritative and self._changes_heard():
+            self._cache.put(encoded, _certificates(request, entitled)[0], answer)
             self._metrics.cached_answers.set(len(self._cache))
         return answer
+
+    async def _current_answer(self, request: OCSPRequest, entitled: Entitled, now: datetime) -> Answer:
+        """A signed answer that no change overtook while it was made."""
+        certificates = _certificates(request, entitled)
+        for _ in range(_ATTEMPTS):
+            mark = self._cache.mark()
+            records = await self._look_up(certificates)
+            try:
+                answer = await self._sign(request, entitled, records, now)
+            except PolicyViolation as error:
+                self._metrics.violations.labels(entitled.responder.authority, error.rule).inc()
+                raise
+            if self._cache.unchanged_since(mark, certificates):
+                return answer
+        raise StoreUnavailable("the status changed again and again while it was being answered")
 
     async def _look_up(self, certificates: list[Certificate]) -> list[StatusRecord | None]:
         started = perf_counter()
@@ -104,14 +117,24 @@ class OCSPService:
         self, request: OCSPRequest, entitled: Entitled, records: list[StatusRecord | None], now: datetime
     ) -> Answer:
         speaker = entitled.responder
-        this_update, next_update = speaker.freshness.span(now)
-        next_update = min([next_update, *_ends_after(this_update, records)])
-        choices = [_choice(record) for record in records]
+        span = speaker.governor.span(now, records, entitled.issuer.authority.crl)
+        said = [entitled.statements.of(record, now) for record in records]
+        cert_ids, statements = list(request.cert_ids), [each for each in said if each is not None]
+        if len(statements) != len(cert_ids):
+            raise NotEntitled(NOT_ON_RECORD)
+        # A final answer is the same for everybody and for ever (EN 319 411-2 CSS-6.3.10-11).
+        nonce = request.nonce if speaker.profile.nonce and not speaker.final else None
+        if speaker.dual_hash and len(cert_ids) == 1 and request.nonce is None:
+            cert_ids += _other_names(entitled.issuer, cert_ids[0])
+            statements *= len(cert_ids)
         draft = speaker.template.draft(
-            [(cert_id, _cert_status(record)) for cert_id, record in zip(request.cert_ids, records, strict=True)],
-            this_update=this_update,
-            next_update=next_update,
-            nonce=request.nonce,
+            [
+                (cert_id.encoded, statement.cert_status, statement.single_extensions)
+                for cert_id, statement in zip(cert_ids, statements, strict=True)
+            ],
+            span,
+            nonce=nonce,
+            extended_revoke=speaker.non_issued is NonIssued.REVOKED,
         )
         started = perf_counter()
         signature = await speaker.identity.signer.sign(draft.tbs)
@@ -119,35 +142,22 @@ class OCSPService:
         body = draft.seal(signature)
         return Answer(
             body,
-            this_update,
-            next_update,
-            min(this_update + speaker.freshness.refresh, next_update),
-            speaker.freshness,
-            tuple(choice.value for choice in choices),
-            authoritative=CertStatusChoice.UNKNOWN not in choices,
-            etag=f'"{HashAlgorithm.SHA_256.digest(body).hex()}"' if request.nonce is None else "",
+            span,
+            speaker.governor,
+            tuple(statement.choice.value for statement in statements),
+            tuple(cert_id.hash_algorithm for cert_id in request.cert_ids),
+            authoritative=all(statement.choice is not CertStatusChoice.UNKNOWN for statement in statements),
+            etag=f'"{HashAlgorithm.SHA_256.digest(body).hex()}"' if nonce is None else "",
         )
 
 
-def _ends_after(instant: datetime, records: list[StatusRecord | None]) -> list[datetime]:
-    # No answer outlives a certificate that is in force: a validator that has nothing but the answer kept with an old
-    # signature goes back to the last instant of the answer, and there the certificate has to be in force as well
-    # (the time sliding of ETSI EN 319 102-1 §5.6.2.2, as pyHanko does it).
-    ends = [record.not_after for record in records if record is not None and record.not_after is not None]
-    return [end for end in ends if end > instant]
+def _certificates(request: OCSPRequest, entitled: Entitled) -> list[Certificate]:
+    return [Certificate(entitled.issuer.authority.id, cert_id.serial_number) for cert_id in request.cert_ids]
 
 
-def _choice(record: StatusRecord | None) -> CertStatusChoice:
-    if record is None:
-        return CertStatusChoice.UNKNOWN
-    return CertStatusChoice.GOOD if record.cert_status is CertStatus.GOOD else CertStatusChoice.REVOKED
-
-
-def _cert_status(record: StatusRecord | None) -> bytes:
-    if record is None:
-        return responder.UNKNOWN
-    if record.cert_status is CertStatus.GOOD:
-        return responder.GOOD
-    if record.revocation_time is None:
-        raise AssertionError("a revoked record without its time: the schema forbids it")
-    return responder.revoked(record.revocation_time, record.revocation_reason)
+def _other_names(issuer: Issuer, asked: CertID) -> list[CertID]:
+    """RFC 9919 §3.2.1: with a SHA-1 CertID the same in SHA-256, and the other way round."""
+    other = {HashAlgorithm.SHA_1: HashAlgorithm.SHA_256, HashAlgorithm.SHA_256: HashAlgorithm.SHA_1}
+    if asked.hash_algorithm not in other:
+        return []
+    return [issuer.cert_id(other[asked.hash_algorithm], asked.serial_number)]

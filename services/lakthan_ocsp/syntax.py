@@ -19,12 +19,9 @@ from lakthan.algorithms import HASH_BY_ALGORITHM_IDENTIFIER, HashAlgorithm
 ID_PKIX_OCSP_BASIC = der.object_identifier("1.3.6.1.5.5.7.48.1.1")
 ID_PKIX_OCSP_NONCE = der.object_identifier("1.3.6.1.5.5.7.48.1.2")
 _ID_PKIX_OCSP_RESPONSE = der.object_identifier("1.3.6.1.5.5.7.48.1.4")
-# Understood, and without effect on what is answered now: the preferred signature algorithms are a preference
-# (RFC 6960 §4.4.7), and requests are not forwarded (RFC 6960 §4.4.6).
-_WITHOUT_EFFECT = {
-    der.object_identifier("1.3.6.1.5.5.7.48.1.7"),
-    der.object_identifier("1.3.6.1.5.5.7.48.1.8"),
-}
+_ID_PKIX_OCSP_PREF_SIG_ALGS = der.object_identifier("1.3.6.1.5.5.7.48.1.8")
+# Understood, and without effect: requests are not forwarded to another responder (RFC 6960 §4.4.6).
+_ID_PKIX_OCSP_SERVICE_LOCATOR = der.object_identifier("1.3.6.1.5.5.7.48.1.7")
 
 _EXPLICIT_0 = 0xA0
 _EXPLICIT_1 = 0xA1
@@ -81,18 +78,52 @@ class CertID:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferredAlgorithm:
+    """One of the client's preferences (RFC 6960 §4.4.7.1): the encoded OID of the signature algorithm, and what it asks
+    of the key: the encoded OID of its kind and the parameters after it, empty where it asks nothing.
+    """
+
+    signature: bytes
+    key: bytes = b""
+    key_parameters: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSignature:
+    """A signed request's signature (RFC 6960 §4.1.1). `tbs_request`: what was signed. `algorithm`: its OID, encoded.
+    `certs`: whole certificates as sent. `named`: the request carries a requestorName.
+    """
+
+    tbs_request: bytes
+    algorithm: bytes
+    signature: bytes
+    certs: tuple[bytes, ...]
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OCSPRequest:
     """What is asked. `nonce` is the extnValue element as it came, None without one (RFC 9654 §2.1)."""
 
     cert_ids: tuple[CertID, ...]
-    nonce: bytes | None
+    nonce: bytes | None = None
+    preferred: tuple[PreferredAlgorithm, ...] = ()
+    signature: RequestSignature | None = None
+
+
+@dataclass(slots=True)
+class _Extensions:
+    """What an Extensions element says that matters here."""
+
+    nonce: bytes | None = None
+    preferred: tuple[PreferredAlgorithm, ...] = ()
 
 
 def parse_request(encoded: bytes, *, max_cert_ids: int) -> OCSPRequest:
     """Read an OCSPRequest. Raises `RequestError` with malformedRequest for everything else (RFC 6960 §4.1.1).
 
-    A signature is checked for form and otherwise ignored, as a responder may (RFC 9919 §3.1.2), and with it the
-    requestorName that it would vouch for.
+    The requestorName of an unsigned request is ignored (RFC 9919 §3.1.2); a signature is given with what it covers, for
+    whoever wants to verify it.
     """
     try:
         return _parse_request(encoded, max_cert_ids)
@@ -108,20 +139,20 @@ def _parse_request(encoded: bytes, max_cert_ids: int) -> OCSPRequest:
     outer = der.Reader(encoded)
     ocsp_request = outer.enter(der.SEQUENCE)
     outer.finish()
+    start = ocsp_request.at
     tbs_request = ocsp_request.enter(der.SEQUENCE)
-    if ocsp_request.more():
-        _check_signature(ocsp_request.enter(_EXPLICIT_0))
-        ocsp_request.finish()
+    stop = ocsp_request.at
     if tbs_request.peek() == _EXPLICIT_0:
         version = tbs_request.enter(_EXPLICIT_0)
         if version.integer() != 0:
             raise _malformed("a version other than v1")
         version.finish()
-    if tbs_request.peek() == _EXPLICIT_1:
+    named = tbs_request.peek() == _EXPLICIT_1
+    if named:
         tbs_request.head()
     request_list = tbs_request.enter(der.SEQUENCE)
     cert_ids: list[CertID] = []
-    nonce = None
+    extensions = _Extensions()
     while request_list.more():
         if len(cert_ids) == max_cert_ids:
             raise _malformed(f"more than {max_cert_ids} certificates in one request")
@@ -129,14 +160,20 @@ def _parse_request(encoded: bytes, max_cert_ids: int) -> OCSPRequest:
         cert_ids.append(_cert_id(request))
         if request.more():
             # RFC 9654 §2.1 puts the nonce into requestExtensions; clients exist that put it here.
-            nonce = _extensions(request.enter(_EXPLICIT_0)) or nonce
+            extensions.nonce = _extensions(request.enter(_EXPLICIT_0)).nonce or extensions.nonce
             request.finish()
     if not cert_ids:
         raise _malformed("no certificate in the request")
     if tbs_request.more():
-        nonce = _extensions(tbs_request.enter(_EXPLICIT_2)) or nonce
+        of_single_request = extensions.nonce
+        extensions = _extensions(tbs_request.enter(_EXPLICIT_2))
+        extensions.nonce = extensions.nonce or of_single_request
         tbs_request.finish()
-    return OCSPRequest(tuple(cert_ids), nonce)
+    signature = None
+    if ocsp_request.more():
+        signature = _signature(ocsp_request.enter(_EXPLICIT_0), encoded[start:stop], named=named)
+        ocsp_request.finish()
+    return OCSPRequest(tuple(cert_ids), extensions.nonce, extensions.preferred, signature)
 
 
 def _cert_id(request: der.Reader) -> CertID:
@@ -169,13 +206,13 @@ def _check_algorithm_identifier(encoded: bytes) -> None:
         algorithm.finish()
 
 
-def _extensions(explicit: der.Reader) -> bytes | None:
-    """Check an Extensions element; give the nonce's extnValue if there is one."""
+def _extensions(explicit: der.Reader) -> _Extensions:
+    """Read an Extensions element; a critical one that is not known is an error (RFC 6960 §4.4)."""
     extensions = explicit.enter(der.SEQUENCE)
     explicit.finish()
     if not extensions.more():
         raise _malformed("an empty list of extensions")
-    nonce = None
+    found = _Extensions()
     seen: set[bytes] = set()
     while extensions.more():
         extension = extensions.enter(der.SEQUENCE)
@@ -188,13 +225,15 @@ def _extensions(explicit: der.Reader) -> bytes | None:
             raise _malformed("an extension twice")
         seen.add(oid)
         if oid == ID_PKIX_OCSP_NONCE:
-            nonce = extension.data[start : extension.at]
             _check_nonce(value)
+            found.nonce = extension.data[start : extension.at]
         elif oid == _ID_PKIX_OCSP_RESPONSE:
             _check_acceptable_responses(value)
-        elif critical and oid not in _WITHOUT_EFFECT:
+        elif oid == _ID_PKIX_OCSP_PREF_SIG_ALGS:
+            found.preferred = _preferred_algorithms(value)
+        elif critical and oid != _ID_PKIX_OCSP_SERVICE_LOCATOR:
             raise _malformed("a critical extension that is not known here")
-    return nonce
+    return found
 
 
 def _check_nonce(value: der.Reader) -> None:
@@ -226,11 +265,37 @@ def _check_acceptable_responses(value: der.Reader) -> None:
         raise _malformed("the basic response type is not acceptable to the client")
 
 
-def _check_signature(explicit: der.Reader) -> None:
+def _preferred_algorithms(value: der.Reader) -> tuple[PreferredAlgorithm, ...]:
+    """RFC 6960 §4.4.7.1: SEQUENCE OF SEQUENCE { sigIdentifier, pubKeyAlgIdentifier OPTIONAL }, the best first."""
+    algorithms = value.enter(der.SEQUENCE)
+    value.finish()
+    preferred = []
+    while algorithms.more():
+        one = algorithms.enter(der.SEQUENCE)
+        signature = one.enter(der.SEQUENCE).element(der.OBJECT_IDENTIFIER)
+        key = key_parameters = b""
+        if one.more():
+            capability = one.enter(der.SEQUENCE)
+            key = capability.element(der.OBJECT_IDENTIFIER)
+            key_parameters = capability.data[capability.at : capability.end]
+            one.finish()
+        preferred.append(PreferredAlgorithm(signature, key, key_parameters))
+    return tuple(preferred)
+
+
+def _signature(explicit: der.Reader, tbs_request: bytes, *, named: bool) -> RequestSignature:
     signature = explicit.enter(der.SEQUENCE)
     explicit.finish()
-    signature.content(der.SEQUENCE)
-    signature.content(der.BIT_STRING)
+    algorithm = signature.enter(der.SEQUENCE).element(der.OBJECT_IDENTIFIER)
+    bits = signature.content(der.BIT_STRING)
+    if bits[:1] != b"\x00":
+        raise _malformed("a signature that is not whole octets")
+    certs: list[bytes] = []
     if signature.more():
-        signature.content(_EXPLICIT_0)
+        certificates = signature.enter(_EXPLICIT_0)
         signature.finish()
+        listed = certificates.enter(der.SEQUENCE)
+        certificates.finish()
+        while listed.more():
+            certs.append(listed.element(der.SEQUENCE))
+    return RequestSignature(tbs_request, algorithm, bits[1:], tuple(certs), named)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 
 from lakthan import der
 from lakthan.errors import ConfigError
@@ -83,6 +83,8 @@ ECDSA_WITH_SHA256 = _plain("ecdsa-with-SHA256", HashAlgorithm.SHA_256, "1.2.840.
 ECDSA_WITH_SHA384 = _plain("ecdsa-with-SHA384", HashAlgorithm.SHA_384, "1.2.840.10045.4.3.3")
 # RFC 8419 §3.1: a CMS signer with Ed25519 digests with SHA-512.
 ED25519 = _plain("Ed25519", HashAlgorithm.SHA_512, "1.3.101.112")
+# RFC 9882 §3.3: a CMS signer with ML-DSA-65 may digest with SHA-512.
+ML_DSA_65 = _plain("ML-DSA-65", HashAlgorithm.SHA_512, "2.16.840.1.101.3.4.3.18")
 SHA256_WITH_RSA = SignatureAlgorithm(
     "sha256WithRSAEncryption",
     HashAlgorithm.SHA_256,
@@ -110,4 +112,6 @@ def signature_algorithm_of(public_key: PublicKeyTypes) -> SignatureAlgorithm:
         raise ConfigError(f"an RSA key of {public_key.key_size} bits cannot sign here: use 2048 to 4096")
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return ED25519
-    raise ConfigError(f"a {type(public_key).__name__} cannot sign here: use P-256, P-384, RSA or Ed25519")
+    if isinstance(public_key, mldsa.MLDSA65PublicKey):
+        return ML_DSA_65
+    raise ConfigError(f"a {type(public_key).__name__} cannot sign here: use P-256, P-384, RSA, Ed25519 or ML-DSA-65")

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class CertificateView:
     """One certificate, and the parts of its DER that OCSP and CMS quote.
 
-    `subject`, `issuer`: the Name elements as encoded. `serial_number`: the INTEGER element. `public_key`: the content
-    of the subjectPublicKey BIT STRING without tag, length and unused-bits octet, which is what a keyHash and a
-    byKey ResponderID are made of (RFC 6960 §4.1.1 and §4.2.1).
+    `subject`, `issuer`: the Name elements as encoded. `serial_number`: the INTEGER element.
+    `public_key_algorithm`: the AlgorithmIdentifier of the subjectPublicKeyInfo. `public_key`: the content of the
+    subjectPublicKey BIT STRING without tag, length and unused-bits octet, which is what a keyHash and a byKey
+    ResponderID are made of (RFC 6960 §4.1.1 and §4.2.1).
     """
 
     certificate: x509.Certificate
@@ -32,6 +33,7 @@ class CertificateView:
     subject: bytes = field(init=False)
     issuer: bytes = field(init=False)
     serial_number: bytes = field(init=False)
+    public_key_algorithm: bytes = field(init=False)
     public_key: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class CertificateView:
         tbs.head()
         put(self, "subject", tbs.element(der.SEQUENCE))
         spki = tbs.enter(der.SEQUENCE)
-        spki.head()
+        put(self, "public_key_algorithm", spki.element(der.SEQUENCE))
         put(self, "public_key", spki.content(der.BIT_STRING)[1:])
 
     @classmethod

@@ -60,17 +60,34 @@ class DatabaseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who answers for one authority of the store: a delegated responder certificate (RFC 6960 §4.2.2.2) and its key.
 
-    Two knobs, on purpose apart: an answer says it is valid for `validity` (nextUpdate − thisUpdate), and a new one is
-    signed after `refresh`, so that clients which look at the age of an answer are content as well as those which
-    store it. `max_age` bounds what HTTP caches may keep: a revocation reaches everybody behind one within that time.
+    An authority may have several, with keys of different algorithms or issued under its current and previous keys; the
+    first is the default.
+
+    `profile` gives whatever is not set here. Two knobs, on purpose apart: an answer says it is valid for `validity`
+    (nextUpdate − thisUpdate), and a new one is signed after `refresh`, so that clients which look at the age of an
+    answer are content as well as those which store it. `max_age` bounds what HTTP caches may keep: a revocation reaches
+    everybody behind one within that time.
+
+    `non_issued`: what is said of serial numbers that were never announced. `signed_requests`: signatures of requests
+    are ignored, verified where there is one, or required; `requestors` is a PEM file of the CAs that clients may be
+    certified by. `dual_hash`: answers carry a SHA-1 and a SHA-256 CertID (RFC 9919 §3.2.1). `cert_hash`: answers carry
+    the hash of the certificate where the store has it. `final`: the CA has ended, answers hold for ever
+    (EN 319 411-2 CSS-6.3.10-11).
     """
 
     authority: str
     certificate: Path
     key: KeyURI
-    validity: timedelta = timedelta(days=4)
-    refresh: timedelta = timedelta(hours=1)
-    max_age: timedelta = timedelta(minutes=5)
+    profile: str = "pdf-ltv"
+    validity: timedelta | None = None
+    refresh: timedelta | None = None
+    max_age: timedelta | None = None
+    non_issued: Literal["unknown", "revoked", "unauthorized"] | None = None
+    signed_requests: Literal["ignore", "verify", "require"] = "ignore"
+    requestors: Path | None = None
+    dual_hash: bool = False
+    cert_hash: bool = False
+    final: bool = False
 
 
 class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from lakthan.config import KeyURI
 from lakthan.identity import Identity
 from lakthan.store.records import CRLReason
 from lakthan_ocsp import responder as core_responder
+from lakthan_ocsp.governor import Span
 from lakthan_ocsp.responder import ResponderTemplate
 from lakthan_ocsp.syntax import OCSPResponseStatus, parse_request
 from support.pki import KEY_KINDS, issue, new_ca, new_responder
@@ -49,9 +50,8 @@ async def test_a_whole_response(kind: str, nonce: bytes | None, tmp_path_factory
         ),
     ]
     draft = ResponderTemplate(identity).draft(
-        [(cert_id, status) for status, _ in statuses],
-        this_update=THIS_UPDATE,
-        next_update=NEXT_UPDATE,
+        [(cert_id.encoded, status, b"") for status, _ in statuses],
+        Span(THIS_UPDATE, THIS_UPDATE, NEXT_UPDATE, NEXT_UPDATE),
         nonce=request.nonce,
     )
     signature = await identity.signer.sign(draft.tbs)

@@ -13,7 +13,7 @@ import pytest
 from lakthan.errors import LakthanError
 from lakthan.store.changes import ChangeRefused, ChangeWriter
 from lakthan.store.pool import connect
-from lakthan.store.records import CertStatus, Change, ChangeRequest, CRLReason, StatusRecord
+from lakthan.store.records import CertStatus, Change, ChangeRequest, CRLReason, CRLSource, StatusRecord
 from lakthan.store.status import StatusReader
 from support.database import OpenPool
 
@@ -117,6 +117,51 @@ async def test_issue_twice_is_one_issue(writer: ChangeWriter, authority_id: int)
     first = await writer.issue(authority_id, SERIAL, not_after=NOT_AFTER, actor="test")
     assert await writer.issue(authority_id, SERIAL, not_after=NOT_AFTER, actor="test") == first
     assert len(await writer.history(authority_id, SERIAL)) == 1
+
+
+async def test_the_hash_of_a_certificate_is_kept(writer: ChangeWriter, reader: StatusReader, authority_id: int) -> None:
+    """It stays through every later change, and another one for the same serial number is refused."""
+    digest = bytes(range(32))
+    await writer.issue(authority_id, SERIAL, certificate_sha256=digest, actor="test")
+    with pytest.raises(ChangeRefused, match="another notAfter or hash"):
+        await writer.issue(authority_id, SERIAL, certificate_sha256=bytes(32), actor="test")
+    with pytest.raises(ChangeRefused, match="32 octets"):
+        await writer.issue(authority_id, b"\x02", certificate_sha256=b"short", actor="test")
+    await writer.revoke(authority_id, SERIAL, actor="test")
+    found = await reader.find(authority_id, SERIAL)
+    assert found is not None
+    assert found.certificate_sha256 == digest
+    assert (await writer.history(authority_id, SERIAL))[0].request.certificate_sha256 == digest
+
+
+async def test_the_crl_of_an_authority(writer: ChangeWriter, authority_id: int) -> None:
+    """The current CRL replaces the one before; one that ends before it begins is refused."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    first = CRLSource(None, None, now - timedelta(hours=2), now)
+    second = CRLSource("http://127.0.0.1/ca.crl", b"\x01\x00", now, now + timedelta(hours=2))
+    for crl in (first, second):
+        await writer.set_crl(authority_id, crl)
+        (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+        assert authority.crl == crl
+    with pytest.raises(ChangeRefused, match="ends before it begins"):
+        await writer.set_crl(authority_id, CRLSource(None, None, now, now))
+    with pytest.raises(ChangeRefused, match="no such authority"):
+        await writer.set_crl(999, second)
+
+
+async def test_a_revoked_authority(writer: ChangeWriter, authority_id: int) -> None:
+    """A CA is revoked once and for good, not in the future, and only if it is on record."""
+    (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+    now = datetime.now(UTC).replace(microsecond=0)
+    reason = CRLReason.CA_COMPROMISE
+    for name, when in (("nobody", now), (authority.name, now + timedelta(hours=1))):
+        with pytest.raises(ChangeRefused, match="is not on record, or is revoked already, or the time"):
+            await writer.revoke_authority(name, reason=reason, revocation_time=when)
+    await writer.revoke_authority(authority.name, reason=reason, revocation_time=now)
+    (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+    assert (authority.revocation_time, authority.revocation_reason) == (now, reason)
+    with pytest.raises(ChangeRefused, match="revoked already"):
+        await writer.revoke_authority(authority.name, reason=reason, revocation_time=now)
 
 
 async def test_issue_with_another_end_is_refused(writer: ChangeWriter, authority_id: int) -> None:
@@ -243,7 +288,12 @@ async def test_change_and_notification_arrive_together(writer: ChangeWriter, hea
     gone = await writer.revoke(
         authority_id, SERIAL, reason=CRLReason.CA_COMPROMISE, revocation_time=when, invalidity_date=when, actor="test"
     )
-    common = {"authority_id": authority_id, "serial_number": "1f00ff", "not_after": "2030-01-01T00:00:00+00:00"}
+    common = {
+        "authority_id": authority_id,
+        "serial_number": "1f00ff",
+        "not_after": "2030-01-01T00:00:00+00:00",
+        "certificate_sha256": None,
+    }
     instant = "2026-03-04T05:06:07+00:00"
     nothing = {"revocation_time": None, "revocation_reason": None, "invalidity_date": None}
     on_hold = {"revocation_time": instant, "revocation_reason": 6, "invalidity_date": None}

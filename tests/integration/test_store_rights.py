@@ -14,7 +14,7 @@ from lakthan.store.pool import open_pool
 from support.database import OpenPool, with_database
 
 ROLES = ("lakthan_responder", "lakthan_tsa", "lakthan_registry")
-AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate")
+AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate", "authority_crl")
 TABLES = (*AUTHORITIES, "certificate_status", "status_change", "timestamp_token", "serial_epoch", "alembic_version")
 
 # One statement for each verb; none needs a row to be there.
@@ -23,6 +23,7 @@ INSERTS = {
     "authority_name": "INSERT INTO authority_name (authority_id, name) VALUES (1, '')",
     "authority_key": "INSERT INTO authority_key (authority_id, public_key) VALUES (1, '')",
     "authority_certificate": "INSERT INTO authority_certificate (authority_id, certificate) VALUES (1, '')",
+    "authority_crl": "INSERT INTO authority_crl (authority_id, this_update, next_update) VALUES (1, now(), 'infinity')",
     "certificate_status": "INSERT INTO certificate_status (authority_id, serial_number, cert_status, version)"
     " VALUES (1, '\\x01', 'good', 1)",
     "status_change": "INSERT INTO status_change (authority_id, serial_number, change, actor)"

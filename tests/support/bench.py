@@ -36,6 +36,7 @@ from lakthan.keys.software import SoftwareSigner
 from lakthan.store.embedded import EmbeddedPostgres
 from lakthan.store.migrate import migrate
 from lakthan_ocsp import responder as ocsp_core
+from lakthan_ocsp.governor import Span
 from lakthan_ocsp.syntax import parse_request as parse_ocsp_request
 from lakthan_tsa.authority import TokenTemplate, draft
 from lakthan_tsa.syntax import parse_request as parse_tsa_request
@@ -69,15 +70,11 @@ def in_process(seconds: float) -> dict[str, Measure]:
     template = ocsp_core.ResponderTemplate(Identity(CertificateView.of(issued.certificate), SoftwareSigner(key)))
     question = request_for(leaf, ca, nonce=secrets.token_bytes(32))
     now = datetime.now(UTC).replace(microsecond=0)
+    span = Span(now, now, now + timedelta(days=1), now + timedelta(hours=1))
 
     def answer() -> bytes:
         request = parse_ocsp_request(question, max_cert_ids=1)
-        drafted = template.draft(
-            [(request.cert_ids[0], ocsp_core.GOOD)],
-            this_update=now,
-            next_update=now + timedelta(days=1),
-            nonce=request.nonce,
-        )
+        drafted = template.draft([(request.cert_ids[0].encoded, ocsp_core.GOOD, b"")], span, nonce=request.nonce)
         return drafted.seal(key.sign(drafted.tbs, scheme))
 
     unit = tsa.new_unit().identity()

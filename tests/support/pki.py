@@ -9,18 +9,20 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lakthan import der
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
 KEY_KINDS = ("P-256", "P-384", "RSA-2048", "RSA-3072", "RSA-4096", "Ed25519")
 
 
 def new_key(kind: str) -> PrivateKey:
-    """A fresh private key of one of KEY_KINDS."""
+    """A fresh private key of one of KEY_KINDS, or ML-DSA-65."""
+    if kind == "ML-DSA-65":
+        return mldsa.MLDSA65PrivateKey.generate()
     if kind == "Ed25519":
         return ed25519.Ed25519PrivateKey.generate()
     if kind.startswith("RSA-"):
@@ -104,7 +106,8 @@ def issue(
         )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    digest = None if isinstance(signing_key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    hashless = isinstance(signing_key, ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey)
+    digest = None if hashless else hashes.SHA256()
     return Issued(builder.sign(signing_key, digest), key)
 
 
@@ -129,15 +132,12 @@ def new_responder(
     *,
     kind: str = "P-256",
     valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(days=30)),
+    nocheck: bool = True,
 ) -> Issued:
     """A delegated OCSP responder (RFC 6960 §4.2.2.2)."""
-    return issue(
-        "OCSP ຜູ້ຕອບ",
-        issuer,
-        kind=kind,
-        valid=valid,
-        extensions=(
-            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), False),
-            (x509.OCSPNoCheck(), False),
-        ),
-    )
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), False)
+    ]
+    if nocheck:
+        extensions.append((x509.OCSPNoCheck(), False))
+    return issue("OCSP ຜູ້ຕອບ", issuer, kind=kind, valid=valid, extensions=tuple(extensions))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -104,30 +103,34 @@ def request_for(
 
 @asynccontextmanager
 async def running_responder(
-    database_url: str, folder: Path, *, kind: str = "P-256", ca_kind: str = "P-256", **spans: timedelta
+    database_url: str, folder: Path, *, kind: str = "P-256", ca_kind: str = "P-256", **settings: object
 ) -> AsyncIterator[Responder]:
-    """Make a CA and its responder, register the CA, and serve. `spans`: validity, refresh, max_age."""
+    """Make a CA and its responder, register the CA, and serve. `settings`: of the responder."""
     ca = new_ca("Public CA ອອກໃບຢັ້ງຢືນ", kind=ca_kind)
     identity = new_responder(ca, kind=kind)
-    async with running_responder_of(database_url, folder, ca, identity, **spans) as responder:
+    async with running_responder_of(database_url, folder, ca, identity, previous=(), **settings) as responder:
         yield responder
 
 
 @asynccontextmanager
 async def running_responder_of(
-    database_url: str, folder: Path, ca: Issued, identity: Issued, **spans: timedelta
+    database_url: str,
+    folder: Path,
+    ca: Issued,
+    *identities: Issued,
+    previous: Sequence[Issued] = (),
+    **settings: object,
 ) -> AsyncIterator[Responder]:
-    """The same with a CA and a responder certificate that are given."""
-    certificate, key = identity.write(folder, "responder")
+    """The same with a CA and responder certificates that are given. `previous`: the CA under its other keys."""
     pool = await open_pool(database_url, role="lakthan_registry", min_size=1, max_size=4, application_name="test")
     writer = ChangeWriter(pool)
-    authority_id = await writer.add_authority("public-ca", [ca.der])
-    config = OCSPConfig(
-        [ResponderConfig("public-ca", certificate, KeyURI(f"file:{key.name}", folder), **spans)],
-        DatabaseConfig(database_url),
-        port=0,
-        admin_port=0,
-    )
+    authority_id = await writer.add_authority("public-ca", [each.der for each in (ca, *previous)])
+    responders = []
+    for number, identity in enumerate(identities):
+        certificate, key = identity.write(folder, f"responder-{number}")
+        uri = KeyURI(f"file:{key.name}", folder)
+        responders.append(ResponderConfig("public-ca", certificate, uri, **settings))  # type: ignore[arg-type]
+    config = OCSPConfig(responders, DatabaseConfig(database_url), port=0, admin_port=0)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(pool.close)
         port, admin_port = await stack.enter_async_context(running(serve, Config(ocsp=config)))
@@ -135,4 +138,4 @@ async def running_responder_of(
         admin_url = f"http://127.0.0.1:{admin_port}"
         while (await session.get(f"{admin_url}/readyz")).status != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        yield Responder(f"http://127.0.0.1:{port}", admin_url, ca, identity, writer, authority_id, session)
+        yield Responder(f"http://127.0.0.1:{port}", admin_url, ca, identities[0], writer, authority_id, session)

@@ -9,33 +9,23 @@ import pytest
 
 from lakthan.certificates import CertificateView
 from lakthan.config import KeyURI, ResponderConfig
-from lakthan.errors import ConfigError, SignerUnusable
 from lakthan_ocsp.cache import Answer, AnswerCache, Certificate
-from lakthan_ocsp.freshness import Freshness
+from lakthan_ocsp.governor import Governor, Span
+from lakthan_ocsp.profiles import PDF_LTV
 from support.pki import issue
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 ONE, TWO = Certificate(1, b"\x01"), Certificate(1, b"\x02")
 
 
-def freshness(**spans: timedelta) -> Freshness:
-    """The spans of a responder whose certificate has thirty days left."""
-    config = ResponderConfig("ca", Path("x"), KeyURI("file:x", Path()), **spans)
-    return Freshness(config, CertificateView.of(issue("responder").certificate))
+CONFIG = ResponderConfig("ca", Path("x"), KeyURI("file:x", Path()))
+GOVERNOR = Governor(CONFIG, PDF_LTV, CertificateView.of(issue("responder").certificate))
 
 
 def answer(at: datetime = NOW, hours: int = 1) -> Answer:
     """An answer signed at that time, to be renewed some hours later."""
-    return Answer(
-        b"x",
-        at,
-        at + timedelta(days=4),
-        at + timedelta(hours=hours),
-        freshness(),
-        ("good",),
-        authoritative=True,
-        etag="",
-    )
+    span = Span(at, at, at + timedelta(days=4), at + timedelta(hours=hours))
+    return Answer(b"x", span, GOVERNOR, ("good",), (), authoritative=True, etag="")
 
 
 def test_an_answer_is_given_until_it_is_due() -> None:
@@ -105,47 +95,3 @@ def test_the_cache_is_bounded(capacity: int) -> None:
         cache.put(b"%d" % number, Certificate(1, b"%d" % (number % 7)), answer())
         assert len(cache) <= capacity
     assert (cache.get(b"499", NOW) is not None) == bool(capacity)
-
-
-def test_the_span_ends_with_the_certificate() -> None:
-    """The nextUpdate never lies beyond the responder certificate, and without one in force nothing is signed.
-
-    OCSP-23, OCSP-73.
-    """
-    view = CertificateView.of(issue("responder").certificate)
-    spans = freshness()
-    just_before = view.not_after - timedelta(hours=1, microseconds=-5)
-    assert spans.span(NOW) == (NOW, NOW + timedelta(days=4))
-    this_update, next_update = spans.span(just_before)
-    assert (this_update.microsecond, next_update) == (0, view.not_after)
-    for outside in (view.not_after, view.not_after + timedelta(days=1), view.not_before - timedelta(seconds=1)):
-        with pytest.raises(SignerUnusable, match="in force"):
-            spans.span(outside)
-
-
-def test_caches_outside_are_promised_no_more_than_we_keep() -> None:
-    """The max-age is bounded by its setting, by our own renewal and by nextUpdate, and never negative."""
-    spans = freshness(max_age=timedelta(minutes=5))
-    this_update, next_update = spans.span(NOW)
-    for later, seconds in (
-        (timedelta(0), 300),
-        (timedelta(minutes=56), 240),
-        (timedelta(hours=1), 0),
-        (timedelta(days=9), 0),
-    ):
-        assert spans.seconds_to_keep(NOW + later, this_update, next_update) == seconds
-
-
-@pytest.mark.parametrize(
-    "spans",
-    [
-        {"refresh": timedelta(days=4)},
-        {"refresh": timedelta(0)},
-        {"validity": timedelta(minutes=30)},
-        {"max_age": timedelta(seconds=-1)},
-    ],
-)
-def test_spans_that_contradict_each_other(spans: dict[str, timedelta]) -> None:
-    """An answer must be renewed before it ends; the operator is told which responder is meant."""
-    with pytest.raises(ConfigError, match="responder of 'ca'"):
-        freshness(**spans)

@@ -12,12 +12,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from lakthan.certificates import CertificateView
 from lakthan.config import KeyURI, ResponderConfig
 from lakthan.errors import ConfigError
-from lakthan.identity import Identity
 from lakthan.store.records import AuthorityRecord
 from lakthan_ocsp.directory import Directory, NotEntitled, Responder
-from lakthan_ocsp.freshness import Freshness
-from lakthan_ocsp.responder import ResponderTemplate
-from lakthan_ocsp.syntax import CertID, OCSPResponseStatus, parse_request
+from lakthan_ocsp.opening import open_responder
+from lakthan_ocsp.syntax import CertID, OCSPRequest, OCSPResponseStatus, parse_request
 from support.pki import Issued, issue, new_ca, new_responder
 from support.responder import request_for
 
@@ -36,13 +34,15 @@ def record(number: int, name: str, *certificates: Issued, extra_names: tuple[byt
     )
 
 
-async def responder(folder: Path, issued: Issued, authority: str = "ca") -> Responder:
+async def responder(folder: Path, issued: Issued, authority: str = "ca", profile: str = "pdf-ltv") -> Responder:
     """A configured responder with this certificate."""
-    certificate, key = issued.write(folder, "responder")
-    uri = KeyURI(f"file:{key}", folder)
-    identity = await Identity.open(certificate, uri)
-    spans = Freshness(ResponderConfig(authority, certificate, uri), identity.view)
-    return Responder(authority, identity, spans, ResponderTemplate(identity))
+    certificate, key = issued.write(folder, f"responder-{issued.certificate.serial_number}")
+    return await open_responder(ResponderConfig(authority, certificate, KeyURI(f"file:{key}", folder), profile))
+
+
+def asked(*cert_ids: CertID) -> OCSPRequest:
+    """A request for these."""
+    return OCSPRequest(cert_ids)
 
 
 def cert_id(issuer: Issued, algorithm: hashes.HashAlgorithm | None = None) -> CertID:
@@ -59,8 +59,8 @@ async def test_each_issuer_finds_its_responder(tmp_path: Path) -> None:
     directory = Directory([record(7, "ca", CA, rekeyed)], [await responder(tmp_path, new_responder(CA))])
     for issuer in (CA, rekeyed):
         for algorithm in (hashes.SHA1(), hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
-            assert directory.entitled([cert_id(issuer, algorithm)]).authority_id == 7
-    assert directory.problems == {"ca": ""}
+            assert directory.entitled(asked(cert_id(issuer, algorithm))).issuer.authority.id == 7
+    assert directory.problems == {"ca (ecdsa-with-SHA256)": ""}
 
 
 async def test_nobody_else_is_answered_for(tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ async def test_nobody_else_is_answered_for(tmp_path: Path) -> None:
         [record(1, "ca", CA), record(2, "other", OTHER)], [await responder(tmp_path, new_responder(CA))]
     )
     stranger = new_ca("Stranger")
-    for asked, cause in (
+    for cert_ids, cause in (
         ([cert_id(stranger)], "foreign issuer"),
         ([cert_id(CA), cert_id(stranger)], "foreign issuer"),
         ([cert_id(CA), cert_id(OTHER)], "mixed issuers"),
         ([cert_id(OTHER)], "no responder"),
     ):
         with pytest.raises(NotEntitled, match=cause) as caught:
-            directory.entitled(asked)
+            directory.entitled(asked(*cert_ids))
         assert caught.value.status is OCSPResponseStatus.UNAUTHORIZED
 
 
@@ -97,15 +97,15 @@ async def test_an_unentitled_responder_stays_silent(certificate: Issued, says: s
     OCSP-15, OCSP-17.
     """
     directory = Directory([record(1, "ca", CA)], [await responder(tmp_path, certificate)])
-    assert says in directory.problems["ca"]
+    assert says in directory.problems["ca (ecdsa-with-SHA256)"]
     with pytest.raises(NotEntitled, match="no responder"):
-        directory.entitled([cert_id(CA)])
+        directory.entitled(asked(cert_id(CA)))
 
 
 async def test_a_responder_without_its_authority_waits(tmp_path: Path) -> None:
     """An authority that the store does not know yet is a problem that readiness shows."""
     directory = Directory([], [await responder(tmp_path, new_responder(CA))])
-    assert directory.problems == {"ca": "the store has no such authority"}
+    assert directory.problems == {"ca (ecdsa-with-SHA256)": "the store has no such authority"}
 
 
 def test_authorities_that_cannot_be_told_apart() -> None:

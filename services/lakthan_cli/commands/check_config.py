@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from lakthan.errors import ConfigError, LakthanError
 from lakthan.identity import Identity
 from lakthan.store.pool import open_pool
 from lakthan.store.status import AuthorityReader
-from lakthan_ocsp.responder import check_responder
+from lakthan_ocsp.directory import check_responder
+from lakthan_ocsp.opening import open_responder
 from lakthan_tsa.unit import check_unit
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ async def _check_ocsp(config: OCSPConfig, findings: Findings) -> None:
         authorities = {authority.name: authority for authority in found}
     for responder in config.responders:
         async with findings.about(f"ocsp: responder of {responder.authority}"):
-            identity = await Identity.open(responder.certificate, responder.key)
-            await identity.signer.aclose()
+            opened = await open_responder(responder)
+            await opened.identity.signer.aclose()
             if authorities is None:
                 continue  # said once already
             authority = authorities.get(responder.authority)
@@ -93,7 +95,10 @@ async def _check_ocsp(config: OCSPConfig, findings: Findings) -> None:
                 names = ", ".join(authorities) or "none at all"
                 raise ConfigError(f"the database has no authority of this name: there are {names}")
             issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
-            check_responder(identity.view, authority, issuers)
+            check_responder(opened.identity.view, authority, issuers, opened.profile)
+            warning = opened.governor.warning(datetime.now(UTC))
+            if warning:
+                raise ConfigError(warning)
 
 
 async def _check_tsa(config: TSAConfig, findings: Findings) -> None:

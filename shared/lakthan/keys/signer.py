@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 
 from lakthan.config import KeyURI
 from lakthan.errors import ConfigError, SignerUnusable
@@ -70,7 +70,7 @@ def verify(public_key: PublicKeyTypes, hash_algorithm: HashAlgorithm, signature:
         public_key.verify(signature, message, ec.ECDSA(_HASHES[hash_algorithm.name]))
     elif isinstance(public_key, rsa.RSAPublicKey):
         public_key.verify(signature, message, padding.PKCS1v15(), _HASHES[hash_algorithm.name])
-    elif isinstance(public_key, ed25519.Ed25519PublicKey):
+    elif isinstance(public_key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
         public_key.verify(signature, message)
     else:
         raise InvalidSignature(f"{type(public_key).__name__} keys do not sign here")

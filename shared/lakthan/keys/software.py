@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 
 from lakthan.algorithms import ECDSA_WITH_SHA384, SignatureAlgorithm, signature_algorithm_of
 from lakthan.errors import ConfigError
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
 
 
 class SoftwareSigner:
     """Signs in the caller's thread when that is quicker than handing over (P-256, P-384, Ed25519, RSA-2048), and in
-    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA).
+    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA,
+    ML-DSA); cryptography lets other threads run while it signs.
     """
 
     __slots__ = ("_executor", "_key", "_raw_sign", "algorithm", "public_key")
@@ -40,7 +41,8 @@ class SoftwareSigner:
         self.public_key = key.public_key()
         self.algorithm = signature_algorithm_of(self.public_key)
         self._raw_sign = _raw_sign(key, self.algorithm)
-        slow = isinstance(key, rsa.RSAPrivateKey) and key.key_size > 2048
+        large_rsa = isinstance(key, rsa.RSAPrivateKey) and key.key_size > 2048
+        slow = large_rsa or isinstance(key, mldsa.MLDSA65PrivateKey)
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="signer") if slow else None
 
     @classmethod
@@ -58,8 +60,8 @@ class SoftwareSigner:
             raise ConfigError(f"the key {path} cannot be opened: {hint}") from error
         except ValueError as error:
             raise ConfigError(f"{path} is not a PEM private key that this pass phrase opens") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
-            raise ConfigError(f"{path} holds a {type(key).__name__}: use P-256, P-384, RSA or Ed25519")
+        if not isinstance(key, SoftwareKey):
+            raise ConfigError(f"{path} holds a {type(key).__name__}: use P-256, P-384, RSA, Ed25519 or ML-DSA-65")
         return cls(key)
 
     async def sign(self, message: bytes) -> bytes:

@@ -18,7 +18,7 @@ import asyncpg
 from lakthan.certificates import CertificateView
 from lakthan.errors import LakthanError
 from lakthan.store.pool import unavailable_as_such
-from lakthan.store.records import AuthorityRecord, Change, ChangeRequest, CRLReason, StatusChange
+from lakthan.store.records import AuthorityRecord, Change, ChangeRequest, CRLReason, CRLSource, StatusChange
 from lakthan.store.status import AuthorityReader
 
 if TYPE_CHECKING:
@@ -58,10 +58,18 @@ class ChangeWriter:
         return versions
 
     async def issue(
-        self, authority_id: int, serial_number: bytes, *, not_after: datetime | None = None, actor: str
+        self,
+        authority_id: int,
+        serial_number: bytes,
+        *,
+        not_after: datetime | None = None,
+        certificate_sha256: bytes | None = None,
+        actor: str,
     ) -> int:
         """Announce a certificate: from now on it is good. Gives the version; raises as `record` does."""
-        request = ChangeRequest(authority_id, serial_number, Change.ISSUE, not_after=not_after)
+        request = ChangeRequest(
+            authority_id, serial_number, Change.ISSUE, not_after=not_after, certificate_sha256=certificate_sha256
+        )
         return (await self.record([request], actor))[0]
 
     async def revoke(
@@ -97,7 +105,7 @@ class ChangeWriter:
             rows = await self._pool.fetch(
                 """
                 SELECT version, authority_id, serial_number, change, revocation_time, revocation_reason,
-                       invalidity_date, not_after, actor, recorded_at
+                       invalidity_date, not_after, certificate_sha256, actor, recorded_at
                   FROM status_change
                  WHERE authority_id = $1 AND serial_number = $2
                  ORDER BY version
@@ -163,16 +171,57 @@ class ChangeWriter:
                     )
         return authority_id
 
+    async def revoke_authority(self, name: str, *, reason: CRLReason, revocation_time: datetime) -> None:
+        """Record that the CA itself is revoked or compromised: from now on every certificate of it is answered as
+        revoked (RFC 6960 §2.7). Final. Raises `ChangeRefused` and `StoreUnavailable`.
+        """
+        with _refusals_as_such(), unavailable_as_such():
+            changed = await self._pool.execute(
+                """
+                UPDATE authority SET revocation_time = date_trunc('second', $2::timestamptz), revocation_reason = $3
+                 WHERE name = $1 AND revocation_time IS NULL AND $2 <= now()
+                """,
+                name,
+                revocation_time,
+                reason.value,
+            )
+        if changed != "UPDATE 1":
+            raise ChangeRefused(
+                f"authority {name} is not on record, or is revoked already, or the time lies in the future"
+            )
+
+    async def set_crl(self, authority_id: int, crl: CRLSource) -> None:
+        """Record the CRL that the statuses of an authority come from. Raises `ChangeRefused`, `StoreUnavailable`."""
+        with _refusals_as_such(), unavailable_as_such():
+            await self._pool.execute(
+                """
+                INSERT INTO authority_crl (authority_id, url, crl_number, this_update, next_update)
+                VALUES ($1, $2, $3, $4, $5)
+                ON CONFLICT (authority_id) DO UPDATE
+                   SET (url, crl_number, this_update, next_update)
+                     = (excluded.url, excluded.crl_number, excluded.this_update, excluded.next_update)
+                """,
+                authority_id,
+                crl.url,
+                crl.crl_number,
+                crl.this_update,
+                crl.next_update,
+            )
+
     async def find_authority(self, name: str) -> AuthorityRecord | None:
         """The authority of that name, or None. Raises `StoreUnavailable`."""
-        return next((found for found in await AuthorityReader(self._pool).load() if found.name == name), None)
+        return next((found for found in await self.authorities() if found.name == name), None)
+
+    async def authorities(self) -> list[AuthorityRecord]:
+        """Every authority on record. Raises `StoreUnavailable`."""
+        return await AuthorityReader(self._pool).load()
 
     async def find_issuers(self, issuer: bytes) -> list[AuthorityRecord]:
         """The authorities that one of a certificate's issuer Names (its DER) stands for; several when they share it.
 
         Raises `StoreUnavailable`.
         """
-        return [found for found in await AuthorityReader(self._pool).load() if issuer in found.names]
+        return [found for found in await self.authorities() if issuer in found.names]
 
 
 async def _record_one(connection: asyncpg.pool.PoolConnectionProxy, request: ChangeRequest, actor: str) -> int:
@@ -180,9 +229,9 @@ async def _record_one(connection: asyncpg.pool.PoolConnectionProxy, request: Cha
     version = await connection.fetchval(
         """
         INSERT INTO status_change (authority_id, serial_number, change, revocation_time, revocation_reason,
-                                   invalidity_date, not_after, actor)
+                                   invalidity_date, not_after, certificate_sha256, actor)
         VALUES ($1, $2, $3, date_trunc('second', $4::timestamptz), $5, date_trunc('second', $6::timestamptz),
-                date_trunc('second', $7::timestamptz), $8)
+                date_trunc('second', $7::timestamptz), $8, $9)
         RETURNING version
         """,
         request.authority_id,
@@ -192,6 +241,7 @@ async def _record_one(connection: asyncpg.pool.PoolConnectionProxy, request: Cha
         None if reason is None else reason.value,
         request.invalidity_date,
         request.not_after,
+        request.certificate_sha256,
         actor,
     )
     if version is None:  # announced before, in the same words
@@ -222,6 +272,8 @@ _CHECKS = {
         "the serial number is not the content of a minimal DER INTEGER of 1 to 128 octets; remove superfluous leading "
         "octets"
     ),
+    "certificate_sha256_is_a_sha256": "the hash of a certificate is a SHA-256, 32 octets",
+    "crl_ends_after_it_begins": "the CRL ends before it begins; look at its thisUpdate and nextUpdate",
     "change_has_an_actor": "a change needs the name of the actor who makes it",
     "authority_has_a_name": "an authority needs a name without blanks around it",
 }
@@ -237,5 +289,6 @@ def _status_change(row: asyncpg.Record) -> StatusChange:
         revocation_reason=None if reason is None else CRLReason(reason),
         invalidity_date=row["invalidity_date"],
         not_after=row["not_after"],
+        certificate_sha256=row["certificate_sha256"],
     )
     return StatusChange(row["version"], request, row["actor"], row["recorded_at"])

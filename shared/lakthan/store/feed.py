@@ -163,7 +163,7 @@ class ChangeFeed:
 
 
 def _status_record(fields: dict[str, Any]) -> StatusRecord:
-    reason = fields["revocation_reason"]
+    reason, digest = fields["revocation_reason"], fields["certificate_sha256"]
     return StatusRecord(
         authority_id=fields["authority_id"],
         serial_number=bytes.fromhex(fields["serial_number"]),
@@ -173,6 +173,7 @@ def _status_record(fields: dict[str, Any]) -> StatusRecord:
         invalidity_date=_instant(fields["invalidity_date"]),
         not_after=_instant(fields["not_after"]),
         version=fields["version"],
+        certificate_sha256=None if digest is None else bytes.fromhex(digest),
     )
 
 

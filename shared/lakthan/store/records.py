@@ -94,6 +94,7 @@ class StatusRecord:
     invalidity_date: datetime | None
     not_after: datetime | None
     version: int
+    certificate_sha256: bytes | None = None
 
     @property
     def held(self) -> bool:
@@ -106,7 +107,8 @@ class ChangeRequest:
     """A change to be recorded.
 
     `revocation_time`: for revoke and hold, now when left out, never in the future. `revocation_reason`: for revoke.
-    `not_after`: the end of the certificate, with issue, or with the revocation of one that was never announced.
+    `not_after`: the end of the certificate, with issue, or with the revocation of one that was never announced;
+    `certificate_sha256` likewise: its hash, which answers can carry to prove that it was issued.
     """
 
     authority_id: int
@@ -116,6 +118,7 @@ class ChangeRequest:
     revocation_reason: CRLReason | None = None
     invalidity_date: datetime | None = None
     not_after: datetime | None = None
+    certificate_sha256: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +132,22 @@ class StatusChange:
 
 
 @dataclass(frozen=True, slots=True)
+class CRLSource:
+    """The CRL that an authority's statuses come from. `crl_number`: the content of its INTEGER (RFC 5280 §5.2.3)."""
+
+    url: str | None
+    crl_number: bytes | None
+    this_update: datetime
+    next_update: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class AuthorityRecord:
     """An authority whose certificates are answered for.
 
     A CertID of one of its certificates hashes one of `names` (DER of the issuer Name) and one of `public_keys`
     (content of the subjectPublicKey BIT STRING without the unused-bits octet), RFC 6960 §4.1.1. `certificates`: its
-    own, DER.
+    own, DER. With a `revocation_time` the CA itself is revoked, and all its certificates with it (RFC 6960 §2.7).
     """
 
     id: int
@@ -142,6 +155,9 @@ class AuthorityRecord:
     names: tuple[bytes, ...]
     public_keys: tuple[bytes, ...]
     certificates: tuple[bytes, ...]
+    revocation_time: datetime | None = None
+    revocation_reason: CRLReason | None = None
+    crl: CRLSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

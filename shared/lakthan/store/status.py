@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
 from lakthan.store.pool import unavailable_as_such
-from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, StatusRecord
+from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, CRLSource, StatusRecord
 
 if TYPE_CHECKING:
     import asyncpg
@@ -58,7 +58,7 @@ class StatusReader:
                 rows = await self._pool.fetch(
                     """
                     SELECT authority_id, serial_number, cert_status, revocation_time, revocation_reason,
-                           invalidity_date, not_after, version
+                           invalidity_date, not_after, version, certificate_sha256
                       FROM unnest($1::int[], $2::bytea[]) AS asked (authority_id, serial_number)
                       JOIN certificate_status USING (authority_id, serial_number)
                     """,
@@ -95,22 +95,33 @@ class AuthorityReader:
         with unavailable_as_such():
             rows = await self._pool.fetch(
                 """
-                SELECT a.id, a.name,
+                SELECT a.id, a.name, a.revocation_time, a.revocation_reason, crl.*,
                        ARRAY(SELECT n.name FROM authority_name n WHERE n.authority_id = a.id ORDER BY n.name) AS names,
                        ARRAY(SELECT k.public_key FROM authority_key k
                               WHERE k.authority_id = a.id ORDER BY k.public_key) AS public_keys,
                        ARRAY(SELECT c.certificate FROM authority_certificate c
                               WHERE c.authority_id = a.id ORDER BY c.added_at, c.certificate) AS certificates
-                  FROM authority a
+                  FROM authority a LEFT JOIN authority_crl crl ON crl.authority_id = a.id
                  ORDER BY a.id
                 """
             )
-        return [
-            AuthorityRecord(
-                row["id"], row["name"], tuple(row["names"]), tuple(row["public_keys"]), tuple(row["certificates"])
-            )
-            for row in rows
-        ]
+        return [_authority_record(row) for row in rows]
+
+
+def _authority_record(row: asyncpg.Record) -> AuthorityRecord:
+    reason = row["revocation_reason"]
+    return AuthorityRecord(
+        id=row["id"],
+        name=row["name"],
+        names=tuple(row["names"]),
+        public_keys=tuple(row["public_keys"]),
+        certificates=tuple(row["certificates"]),
+        revocation_time=row["revocation_time"],
+        revocation_reason=None if reason is None else CRLReason(reason),
+        crl=None
+        if row["this_update"] is None
+        else CRLSource(row["url"], row["crl_number"], row["this_update"], row["next_update"]),
+    )
 
 
 def _status_record(row: asyncpg.Record) -> StatusRecord:
@@ -124,4 +135,5 @@ def _status_record(row: asyncpg.Record) -> StatusRecord:
         invalidity_date=row["invalidity_date"],
         not_after=row["not_after"],
         version=row["version"],
+        certificate_sha256=row["certificate_sha256"],
     )

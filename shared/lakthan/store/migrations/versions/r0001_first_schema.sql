@@ -46,7 +46,21 @@ CREATE DOMAIN serial_number AS bytea
 CREATE TABLE authority (
     id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name        text NOT NULL UNIQUE CONSTRAINT authority_has_a_name CHECK (name <> '' AND name = btrim(name)),
-    created_at  timestamptz NOT NULL DEFAULT now()
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    -- Set when the CA itself was revoked or its key compromised: all its certificates then are (RFC 6960 §2.7).
+    revocation_time    timestamptz(0),
+    revocation_reason  smallint,
+    CONSTRAINT only_revoked_has_a_reason CHECK (revocation_time IS NOT NULL OR revocation_reason IS NULL)
+);
+
+-- The CRL that an authority's statuses come from, where they do: the current one.
+CREATE TABLE authority_crl (
+    authority_id  integer PRIMARY KEY REFERENCES authority ON DELETE CASCADE,
+    url           text,
+    crl_number    serial_number,
+    this_update   timestamptz(0) NOT NULL,
+    next_update   timestamptz(0) NOT NULL,
+    CONSTRAINT crl_ends_after_it_begins CHECK (next_update > this_update)
 );
 
 -- Every DER encoding of the issuer Name that a CertID may be hashed from.
@@ -89,6 +103,8 @@ CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON 
     FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
 CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority_certificate
     FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
+CREATE TRIGGER notify_authority AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON authority_crl
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_authority();
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Status: what is true now. Only the trigger of status_change writes it.
@@ -102,6 +118,7 @@ CREATE TABLE certificate_status (
     invalidity_date    timestamptz(0),
     not_after          timestamptz(0),
     version            bigint NOT NULL,
+    certificate_sha256 bytea CONSTRAINT certificate_sha256_is_a_sha256 CHECK (octet_length(certificate_sha256) = 32),
     PRIMARY KEY (authority_id, serial_number),
     CONSTRAINT only_revoked_has_a_time CHECK ((cert_status = 'revoked') = (revocation_time IS NOT NULL)),
     CONSTRAINT only_revoked_has_a_reason CHECK (cert_status = 'revoked' OR revocation_reason IS NULL)
@@ -117,6 +134,7 @@ CREATE TABLE status_change (
     revocation_reason  smallint,
     invalidity_date    timestamptz(0),
     not_after          timestamptz(0),
+    certificate_sha256 bytea,
     actor              text NOT NULL CONSTRAINT change_has_an_actor CHECK (btrim(actor) <> ''),
     recorded_at        timestamptz NOT NULL DEFAULT now()
 );
@@ -181,12 +199,13 @@ BEGIN
 
         CASE NEW.change
         WHEN 'issue' THEN
-            IF known AND old.cert_status = 'good' AND old.not_after IS NOT DISTINCT FROM NEW.not_after THEN
+            IF known AND old.cert_status = 'good' AND old.not_after IS NOT DISTINCT FROM NEW.not_after
+                     AND old.certificate_sha256 IS NOT DISTINCT FROM NEW.certificate_sha256 THEN
                 RETURN NULL;  -- told twice: nothing changes and nothing is recorded
             ELSIF known THEN
                 RAISE EXCEPTION USING ERRCODE = 'LK001',
                     MESSAGE = format('%s is already on record as %s%s; it cannot be issued again', who, old.cert_status,
-                                     CASE WHEN old.cert_status = 'good' THEN ' with another notAfter' ELSE '' END);
+                                     CASE WHEN old.cert_status = 'good' THEN ' with another notAfter or hash' ELSE '' END);
             END IF;
         WHEN 'revoke' THEN
             IF old.cert_status = 'revoked' AND old.revocation_reason IS DISTINCT FROM 6 THEN
@@ -218,11 +237,13 @@ BEGIN
         fresh.invalidity_date := NEW.invalidity_date;
         fresh.not_after := coalesce(NEW.not_after, old.not_after);
         fresh.version := NEW.version;
+        fresh.certificate_sha256 := coalesce(NEW.certificate_sha256, old.certificate_sha256);
         IF known THEN
             UPDATE certificate_status s
-                SET (cert_status, revocation_time, revocation_reason, invalidity_date, not_after, version)
+                SET (cert_status, revocation_time, revocation_reason, invalidity_date, not_after, version,
+                     certificate_sha256)
                   = (fresh.cert_status, fresh.revocation_time, fresh.revocation_reason, fresh.invalidity_date,
-                     fresh.not_after, fresh.version)
+                     fresh.not_after, fresh.version, fresh.certificate_sha256)
                 WHERE s.authority_id = NEW.authority_id AND s.serial_number = NEW.serial_number;
             EXIT;
         END IF;
@@ -240,6 +261,7 @@ BEGIN
             'revocation_reason', fresh.revocation_reason,
             'invalidity_date', fresh.invalidity_date,
             'not_after', fresh.not_after,
+            'certificate_sha256', encode(fresh.certificate_sha256, 'hex'),
             'version', fresh.version)::text);
     END IF;
     RETURN NEW;
@@ -307,12 +329,13 @@ REVOKE EXECUTE ON FUNCTION apply_status_change(), notify_authority(), refuse() F
 
 GRANT USAGE ON SCHEMA public TO lakthan_responder, lakthan_tsa, lakthan_registry;
 
-GRANT SELECT ON authority, authority_name, authority_key, authority_certificate, certificate_status
+GRANT SELECT ON authority, authority_name, authority_key, authority_certificate, authority_crl, certificate_status
     TO lakthan_responder;
 
 GRANT INSERT ON timestamp_token TO lakthan_tsa;
 GRANT INSERT (tsu), SELECT (epoch) ON serial_epoch TO lakthan_tsa;  -- epoch is read back by RETURNING only
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO lakthan_registry;
-GRANT INSERT, UPDATE, DELETE ON authority, authority_name, authority_key, authority_certificate TO lakthan_registry;
+GRANT INSERT, UPDATE, DELETE ON authority, authority_name, authority_key, authority_certificate, authority_crl
+    TO lakthan_registry;
 GRANT INSERT ON status_change TO lakthan_registry;
