@@ -10,10 +10,11 @@ demand (TLS BR §7.1.3.2), and, for the responder's certificate inside an answer
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import urllib.request
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from pkilint.cabf.serverauth.serverauth_constants import CertificateType
 from pkilint.pkix import algorithm, certificate, extension, name
 from pkilint.pkix import ocsp as lint_ocsp
 
-from lakthan.store.records import CRLReason
+from lakthan.store.records import CRLReason, CRLSource
 from support.demo import Demo
 from support.pki import Issued, issue
 from support.responder import ACTOR, Responder, request_for, running_responder
@@ -137,6 +138,44 @@ async def test_no_kind_of_answer_has_findings(database_url: str, tmp_path: Path,
     found = {what: said for what, answer in answers.items() if (said := lint_response(answer))}
     assert len(answers) == 4 * 3 * 4 + 8 + 2
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"non_issued": "revoked"},
+        {"dual_hash": True},
+        {"profile": "tls-br"},
+        {"profile": "smime-br"},
+        {"profile": "x-road"},
+        {"profile": "code-signing"},
+        {"profile": "legacy-device"},
+        {"cert_hash": True},
+    ],
+    ids=str,
+)
+async def test_no_profile_has_findings(database_url: str, tmp_path: Path, settings: dict[str, object]) -> None:
+    """Extended revoke, dual hashes, archive cutoff, hash and CRL of the certificate: nothing to say either."""
+    async with running_responder(database_url, tmp_path, **settings) as responder:
+        good, revoked, never = (issue(name, responder.ca) for name in ("good", "revoked", "never"))
+        now = datetime.now(UTC).replace(microsecond=0)
+        for each in (good, revoked):
+            await responder.writer.issue(
+                responder.authority_id,
+                each.serial_number,
+                certificate_sha256=each.certificate.fingerprint(hashes.SHA256()),
+                actor=ACTOR,
+            )
+        if "cert_hash" in settings:
+            crl = CRLSource("http://127.0.0.1/ca.crl", b"\x01", now - timedelta(hours=1), now + timedelta(days=1))
+            await responder.writer.set_crl(responder.authority_id, crl)
+        await responder.writer.revoke(
+            responder.authority_id, revoked.serial_number, invalidity_date=now - timedelta(days=1), actor=ACTOR
+        )
+        for each, nonce in itertools.product((good, revoked, never), (None, bytes(32))):
+            reply = await responder.post(request_for(each, responder.ca, nonce=nonce))
+            assert reply.status == "successful"
+            assert lint_response(reply.body) == []
 
 
 async def test_refusals_have_no_findings(database_url: str, tmp_path: Path) -> None:
