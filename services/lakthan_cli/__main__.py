@@ -23,6 +23,7 @@ _COMMANDS = {
     "hold": ("changes", "Suspend a certificate."),
     "unhold": ("changes", "Make a suspended certificate good again."),
     "status": ("status", "Show a certificate's status and its history."),
+    "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),
 }
 
 

@@ -1,0 +1,130 @@
+"""HTTP as an OCSP client needs it: plain requests with a deadline and a bound on what is read (RFC 6960 appendix A).
+
+Promises: whatever goes wrong on the way is a `TransportError` with a sentence for people.
+
+Trusted: nobody. Addresses come out of certificates that are not verified yet, so only http and https are followed, and
+what comes back is at most `LARGEST_BODY` octets that others verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from yarl import URL
+
+LARGEST_BODY = 1024 * 1024
+_REQUEST_TYPE = "application/ocsp-request"
+_RESPONSE_TYPE = "application/ocsp-response"
+
+
+class TransportError(Exception):
+    """No answer came. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. `milliseconds`: from the start of the request to the last octet."""
+
+    http_status: int
+    media_type: str
+    body: bytes
+    milliseconds: float
+
+    @property
+    def media_type_problem(self) -> str | None:
+        """RFC 6960 appendix A.2, or None."""
+        if self.media_type == _RESPONSE_TYPE:
+            return None
+        return f"the answer's media type is {self.media_type or 'missing'}, not {_RESPONSE_TYPE}"
+
+
+class Transport:
+    """Asks over HTTP. `timeout_seconds` is for each request as a whole. The environment's proxies are used."""
+
+    def __init__(self, session: aiohttp.ClientSession, timeout_seconds: float) -> None:
+        self._session = session
+        self._timeout_seconds = timeout_seconds
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, timeout_seconds: float) -> AsyncIterator[Transport]:
+        """A transport for the length of the block."""
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        # What is asked for is small and signed: a content coding would only be a way to send a bomb.
+        headers = {"Accept-Encoding": "identity", "User-Agent": "lakthan"}
+        async with aiohttp.ClientSession(
+            timeout=timeout, headers=headers, auto_decompress=False, trust_env=True
+        ) as session:
+            yield cls(session, timeout_seconds)
+
+    async def post(self, url: str, request: bytes) -> Reply:
+        """Send an OCSPRequest by POST. Raises `TransportError`."""
+        headers = {"Content-Type": _REQUEST_TYPE, "Accept": _RESPONSE_TYPE}
+        return await self._exchange("POST", url, headers, request)
+
+    async def get(self, url: str, request: bytes) -> Reply:
+        """Send an OCSPRequest by GET, in the path. Raises `TransportError`."""
+        target = f"{url.rstrip('/')}/{quote(base64.b64encode(request).decode(), safe='')}"
+        return await self._exchange("GET", target, {"Accept": _RESPONSE_TYPE})
+
+    async def fetch(self, url: str) -> bytes:
+        """The file at a URL. Raises `TransportError`."""
+        reply = await self._exchange("GET", url, {}, redirects=True)
+        if reply.http_status != HTTPStatus.OK:
+            raise TransportError(f"the server says {http_words(reply.http_status)}")
+        return reply.body
+
+    async def _exchange(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None, *, redirects: bool = False
+    ) -> Reply:
+        started = time.perf_counter()
+        try:
+            if urlsplit(url).scheme.lower() not in ("http", "https"):
+                raise TransportError("only http:// and https:// can be asked")
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=redirects,
+                max_redirects=3,
+            ) as reply:
+                if not redirects and HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
+                    to = reply.headers.get("Location", "nowhere")
+                    raise TransportError(f"it sends elsewhere, to {to}: ask there with --url, if you trust it")
+                read = bytearray()
+                async for chunk in reply.content.iter_any():
+                    read += chunk
+                    if len(read) > LARGEST_BODY:
+                        raise TransportError(f"it sends more than {LARGEST_BODY} octets")
+                elapsed = (time.perf_counter() - started) * 1000
+                media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+                return Reply(reply.status, media_type, bytes(read), round(elapsed, 1))
+        except TimeoutError as error:
+            raise TransportError(f"no answer within {self._timeout_seconds:g} s") from error
+        except aiohttp.InvalidURL as error:
+            raise TransportError("it is not a usable URL") from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise TransportError("its name cannot be found (DNS)") from error
+        except aiohttp.ClientConnectorError as error:
+            # asyncio puts the address into strerror, and the reader has that already.
+            cause = error.os_error
+            raise TransportError(f"no connection: {os.strerror(cause.errno) if cause.errno else cause}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise TransportError(f"the connection failed: {str(error) or type(error).__name__}") from error
+
+
+def http_words(status: int) -> str:
+    """`404 Not Found`."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
