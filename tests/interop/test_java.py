@@ -75,6 +75,8 @@ def requests_so_far(demo: Demo) -> dict[str, float]:
 def test_java_knows_every_certificate_for_what_it_is(demo: Demo, classes: Path, folder: str, way: str) -> None:
     """With OCSP alone and no way around it, Java takes what is good from the root down, names the reason of what is
     revoked or held, and does not take what its CA never announced; and it asked in the way that the test means.
+
+    OCSP-Q11.
     """
     options, method, nonce = WAYS[way]
     ca = f"{folder}/ca.pem"

@@ -81,7 +81,10 @@ def until_stapled(demo: Demo, server: WebServer) -> str:
 @both_authorities
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_good_answer_is_stapled_and_taken(demo: Demo, start: Start, program: str, authority: str) -> None:
-    """The server fetches the answer, checks it, and staples it; OpenSSL shows it, curl and GnuTLS insist on it."""
+    """The server fetches the answer, checks it, and staples it; OpenSSL shows it, curl and GnuTLS insist on it.
+
+    OCSP-Q47.
+    """
     server = start(program, authority, "good")
     said = until_stapled(demo, server)
     assert "OCSP Response Status: successful" in said, said

@@ -45,7 +45,10 @@ def extension(container: core.Asn1Value, oid: str, field: str = "single_extensio
     ("non_issued", "expected"), [("unknown", "unknown"), ("revoked", "revoked"), ("unauthorized", None)]
 )
 async def test_non_issued(database_url: str, tmp_path: Path, non_issued: str, expected: str | None) -> None:
-    """What was never announced: unknown, revoked in the way of RFC 6960 §2.2, or none of our business. Never good."""
+    """What was never announced: unknown, revoked in the way of RFC 6960 §2.2, or none of our business. Never good.
+
+    OCSP-20, OCSP-21, OCSP-41.
+    """
     async with running_responder(database_url, tmp_path, non_issued=non_issued) as responder:
         good = await responder.issue(issue("good", responder.ca))
         reply = await responder.post(request_for(issue("never", responder.ca), responder.ca))
@@ -67,7 +70,10 @@ async def test_non_issued(database_url: str, tmp_path: Path, non_issued: str, ex
     ("profile", "nocheck", "has_it"), [("pdf-ltv", True, True), ("acrobat", False, True), ("smime-br", True, False)]
 )
 async def test_archive_cutoff(database_url: str, tmp_path: Path, profile: str, *, nocheck: bool, has_it: bool) -> None:
-    """For document signing every answer says that the records reach back to the CA's notBefore, expired or not."""
+    """For document signing every answer says that the records reach back to the CA's notBefore, expired or not.
+
+    OCSP-29, OCSP-89, OCSP-Q51.
+    """
     ca = new_ca("CA")
     identity = new_responder(ca, nocheck=nocheck)
     async with running_responder_of(database_url, tmp_path, ca, identity, profile=profile) as responder:
@@ -80,7 +86,10 @@ async def test_archive_cutoff(database_url: str, tmp_path: Path, profile: str, *
 
 
 async def test_tls_says_nothing_after_the_end(database_url: str, tmp_path: Path) -> None:
-    """RFC 9919 §3.2.3: old records may be dropped; and a suspension is not answered (BR 4.9.13), but counted."""
+    """RFC 9919 §3.2.3: old records may be dropped; and a suspension is not answered (BR 4.9.13), but counted.
+
+    OCSP-42.
+    """
     async with running_responder(database_url, tmp_path, profile="tls-br") as responder:
         expired = await responder.issue(issue("expired", responder.ca, valid=(-2 * HOUR, -HOUR)))
         held = await responder.issue(issue("held", responder.ca))
@@ -95,7 +104,7 @@ async def test_tls_says_nothing_after_the_end(database_url: str, tmp_path: Path)
 async def test_a_responder_that_breaks_its_profile_stays_silent(
     database_url: str, tmp_path: Path, profile: str, *, nocheck: bool
 ) -> None:
-    """The certificate must have nocheck, or must not, as the profile demands; nobody stands in for it."""
+    """The certificate must have nocheck, or must not, as the profile demands; nobody stands in for it. OCSP-Q49."""
     ca = new_ca("CA")
     with pytest.raises(TimeoutError):
         async with (
@@ -106,7 +115,10 @@ async def test_a_responder_that_breaks_its_profile_stays_silent(
 
 
 async def test_what_is_on_record_is_told(database_url: str, tmp_path: Path) -> None:
-    """The hash of the certificate, the invalidity date and the CRL that a status comes from are in the answer."""
+    """The hash of the certificate, the invalidity date and the CRL that a status comes from are in the answer.
+
+    OCSP-27, OCSP-30.
+    """
     async with running_responder(database_url, tmp_path, cert_hash=True) as responder:
         leaf = issue("leaf", responder.ca)
         digest = hashlib.sha256(leaf.der).digest()
@@ -141,7 +153,10 @@ async def test_an_ended_crl_means_try_later(database_url: str, tmp_path: Path) -
 
 
 async def test_a_revoked_ca_takes_its_certificates_along(database_url: str, tmp_path: Path) -> None:
-    """RFC 6960 §2.7: after a CA's own revocation all it issued is revoked, and what it never announced as well."""
+    """RFC 6960 §2.7: after a CA's own revocation all it issued is revoked, and what it never announced as well.
+
+    OCSP-22.
+    """
     async with running_responder(database_url, tmp_path) as responder:
         good = await responder.issue(issue("good", responder.ca))
         revoked = await responder.issue(issue("revoked", responder.ca))
@@ -163,7 +178,10 @@ async def test_a_revoked_ca_takes_its_certificates_along(database_url: str, tmp_
 
 
 async def test_a_re_keyed_ca(database_url: str, tmp_path: Path) -> None:
-    """Certificates of the old key and of the new one are answered, each by the responder that the same key issued."""
+    """Certificates of the old key and of the new one are answered, each by the responder that the same key issued.
+
+    OCSP-64.
+    """
     old, new = new_ca("CA"), new_ca("CA")
     identities = [new_responder(old), new_responder(new)]
     async with running_responder_of(database_url, tmp_path, old, *identities, previous=[new]) as responder:
@@ -176,7 +194,7 @@ async def test_a_re_keyed_ca(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_another_encoding_of_the_name(database_url: str, tmp_path: Path) -> None:
-    """A CertID is found by every encoding of the CA's name that its certificates carry, not by one alone."""
+    """A CertID is found by every encoding of the CA's name that its certificates carry, not by one alone. OCSP-Q26."""
     async with running_responder(database_url, tmp_path) as responder:
         good = await responder.issue(issue("good", responder.ca))
         printable = asn1_x509.Name.build({"common_name": "Public CA", "country_name": "LA"}, use_printable=True).dump()
@@ -222,7 +240,10 @@ SHA1_RSA = "1.2.840.113549.1.1.5"
 
 
 async def test_the_clients_preference_decides(database_url: str, tmp_path: Path) -> None:
-    """Of several signers the first that the client's list names is taken, else the default (RFC 6960 §4.4.7)."""
+    """Of several signers the first that the client's list names is taken, else the default (RFC 6960 §4.4.7).
+
+    OCSP-32, OCSP-33.
+    """
     ca = new_ca("CA")
     kinds = ("P-256", "P-384", "RSA-2048", "ML-DSA-65")
     identities = [new_responder(ca, kind=kind) for kind in kinds]
@@ -287,7 +308,10 @@ def signed(
 
 @pytest.mark.parametrize("mode", ["ignore", "verify", "require"])
 async def test_signed_requests(database_url: str, tmp_path: Path, mode: str) -> None:
-    """Signatures are ignored, verified where there is one, or required; a bad one never gets an answer then."""
+    """Signatures are ignored, verified where there is one, or required; a bad one never gets an answer then.
+
+    OCSP-3, OCSP-6.
+    """
     clients = new_ca("Clients' CA")
     middle = new_ca("Clients' sub-CA", clients)
     stranger = new_ca("Strangers' CA")
@@ -313,7 +337,10 @@ async def test_signed_requests(database_url: str, tmp_path: Path, mode: str) -> 
 
 
 async def test_dual_hashes(database_url: str, tmp_path: Path) -> None:
-    """Where opted in, one answer serves clients of both hashes (RFC 9919 §3.2.1); not where a nonce makes it live."""
+    """Where opted in, one answer serves clients of both hashes (RFC 9919 §3.2.1); not where a nonce makes it live.
+
+    OCSP-37.
+    """
     async with running_responder(database_url, tmp_path, dual_hash=True) as responder:
         ca = responder.ca
         good = await responder.issue(issue("good", ca))
@@ -331,7 +358,10 @@ async def test_dual_hashes(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_final_answers(database_url: str, tmp_path: Path) -> None:
-    """The answers of a CA that has ended hold for ever and are the same for everybody (EN 319 411-2 CSS-6.3.10-11)."""
+    """The answers of a CA that has ended hold for ever and are the same for everybody (EN 319 411-2 CSS-6.3.10-11).
+
+    OCSP-90.
+    """
     async with running_responder(database_url, tmp_path, final=True) as responder:
         good = await responder.issue(issue("good", responder.ca))
         for nonce in (None, bytes(32)):
@@ -341,7 +371,7 @@ async def test_final_answers(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_by_name(database_url: str, tmp_path: Path) -> None:
-    """For old devices the responder names itself instead of its key."""
+    """For old devices the responder names itself instead of its key. OCSP-Q41."""
     async with running_responder(database_url, tmp_path, profile="legacy-device") as responder:
         good = await responder.issue(issue("good", responder.ca))
         responder_id = (await responder.post(request_for(good, responder.ca))).response.response_data["responder_id"]

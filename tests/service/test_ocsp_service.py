@@ -107,7 +107,10 @@ async def test_held_and_released(responder: Responder, good: Issued) -> None:
 
 
 async def test_unknown_is_never_kept(responder: Responder) -> None:
-    """A certificate that nobody announced is unknown, no cache may keep that, and an announcement shows at once."""
+    """A certificate that nobody announced is unknown, no cache may keep that, and an announcement shows at once.
+
+    OCSP-59.
+    """
     unissued = issue("unissued", responder.ca)
     request = request_for(unissued, responder.ca)
     reply = await responder.get(request)

@@ -36,7 +36,10 @@ def record(*, not_after: datetime | None = None, held: bool = False) -> StatusRe
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_every_profile_keeps_its_own_limits(profile: Profile) -> None:
-    """The defaults of a profile pass its governor, and give a span that a client of it takes."""
+    """The defaults of a profile pass its governor, and give a span that a client of it takes.
+
+    OCSP-72, OCSP-Q42, OCSP-Q43, OCSP-Q46.
+    """
     spans = governor(profile.name)
     span = spans.span(NOW)
     assert span.produced_at == span.this_update == NOW
@@ -66,7 +69,7 @@ def test_every_profile_keeps_its_own_limits(profile: Profile) -> None:
     ],
 )
 def test_settings_that_break_their_profile(profile: str, settings: dict[str, timedelta | bool], says: str) -> None:
-    """A setting that no answer could keep the profile with is refused at start, with the limit."""
+    """A setting that no answer could keep the profile with is refused at start, with the limit. OCSP-60, OCSP-61."""
     with pytest.raises(ConfigError, match=f"responder of 'ca', profile {profile}: .*{says}"):
         governor(profile, **settings)
 
@@ -87,7 +90,10 @@ def test_the_span_ends_with_the_responder_certificate() -> None:
 
 @pytest.mark.parametrize("profile", ["tls-br", "smime-br"])
 def test_an_answer_that_would_be_too_short_is_not_given(profile: str) -> None:
-    """TLS and S/MIME Baseline Requirements: eight hours at least, so a certificate about to end stops answering."""
+    """TLS and S/MIME Baseline Requirements: eight hours at least, so a certificate about to end stops answering.
+
+    OCSP-60.
+    """
     spans = governor(profile)
     assert spans.span(VIEW.not_after - 8 * HOUR).next_update == VIEW.not_after
     with pytest.raises(PolicyViolation, match="shorter than 8:00:00") as caught:
@@ -116,7 +122,7 @@ def test_no_answer_outlives_a_certificate_in_force(profile: str, *, ends_with: b
 
 
 def test_where_there_is_no_suspension() -> None:
-    """TLS Baseline Requirements 4.9.13: a held certificate gets no answer at all; never a good one."""
+    """TLS Baseline Requirements 4.9.13: a held certificate gets no answer at all; never a good one. OCSP-68."""
     with pytest.raises(PolicyViolation, match="no suspension"):
         governor("tls-br").span(NOW, [record(held=True)])
     assert governor("smime-br").span(NOW, [record(held=True)]).this_update == NOW
@@ -138,7 +144,7 @@ def test_final_answers_hold_for_ever() -> None:
 
 
 def test_answers_of_one_burst_fall_due_apart() -> None:
-    """Different certificates are renewed at different times, within a tenth of the span (RFC 9919 §7.1)."""
+    """Different certificates are renewed at different times, within a tenth of the span (RFC 9919 §7.1). OCSP-50."""
     spans = governor()
     due = {
         spans.span(NOW, [StatusRecord(1, bytes([n]), CertStatus.GOOD, None, None, None, None, 1)]).renew_at
