@@ -35,7 +35,7 @@ _GREETING = "This is an OCSP responder (RFC 6960). POST an OCSPRequest here, or 
 class Edge:
     """The function that answers every HTTP request of the public port.
 
-    OCSP-34, OCSP-45, OCSP-57, OCSP-Q10, OCSP-Q12, OCSP-Q16, OCSP-Q18, OCSP-Q56.
+    OCSP-34, OCSP-45, OCSP-57, OCSP-Q10, OCSP-Q12, OCSP-Q16, OCSP-Q18, OCSP-Q53, OCSP-Q56.
     """
 
     def __init__(self, service: OCSPService, metrics: OCSPMetrics) -> None:
@@ -104,7 +104,7 @@ class Edge:
 def _headers(answer: Answer, now: datetime) -> dict[str, str]:
     """What caches may do with an answer (RFC 9919 §6 and §7.2); nothing, when it has a nonce or binds nobody.
 
-    OCSP-47, OCSP-49, OCSP-Q52.
+    OCSP-47, OCSP-49, OCSP-Q52, OCSP-Q54.
     """
     if not answer.etag or not answer.authoritative:
         return _NEVER_CACHED

@@ -11,7 +11,7 @@ import binascii
 from urllib.parse import unquote_to_bytes
 
 # Below the 8190 octets at which aiohttp refuses a request line by itself.
-LONGEST_TARGET = 8000
+LONGEST_TARGET = 8000  # OCSP-Q9
 _TO_STANDARD_ALPHABET = bytes.maketrans(b" -_", b"++/")
 _LINE_BREAKS = b"\r\n\t"
 

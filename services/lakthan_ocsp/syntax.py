@@ -231,8 +231,10 @@ def _extensions(explicit: der.Reader) -> _Extensions:
             _check_acceptable_responses(value)
         elif oid == _ID_PKIX_OCSP_PREF_SIG_ALGS:
             found.preferred = _preferred_algorithms(value)
-        elif critical and oid != _ID_PKIX_OCSP_SERVICE_LOCATOR:
-            raise _malformed("a critical extension that is not known here")
+        elif oid != _ID_PKIX_OCSP_SERVICE_LOCATOR:
+            der.dotted_oid(der.Reader(oid).content(der.OBJECT_IDENTIFIER))  # what is not known must be one at least
+            if critical:
+                raise _malformed("a critical extension that is not known here")
     return found
 
 

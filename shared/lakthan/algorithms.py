@@ -49,7 +49,7 @@ class HashAlgorithm(Enum):
         return digest
 
 
-# RFC 5754 §2: the parameters of a hash algorithm are absent or NULL, and both are in use.
+# RFC 5754 §2: the parameters of a hash algorithm are absent or NULL, and both are in use (OCSP-Q22).
 HASH_BY_ALGORITHM_IDENTIFIER = {
     encoded: algorithm
     for algorithm in HashAlgorithm

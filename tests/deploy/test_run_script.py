@@ -73,7 +73,7 @@ def test_help_lists_every_command() -> None:
     """`./run` alone explains itself."""
     done = run()
     assert done.returncode == 0
-    for command in ("demo", "lakthan", "test", "check", "fix", "bench"):
+    for command in ("demo", "lakthan", "test", "check", "fix", "bench", "fuzz"):
         assert f"\n  {command} " in done.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import itertools
 import re
 import socket
@@ -23,16 +24,16 @@ from support.demo import Demo
 from support.programs import need
 
 
-def request_for(demo: Demo, name: str = "good") -> bytes:
+def request_for(
+    demo: Demo, name: str = "good", *, algorithm: hashes.HashAlgorithm | None = None, nonce: bytes | None = None
+) -> bytes:
     """An OCSPRequest about a certificate of the Public CA."""
     certificate = x509.load_pem_x509_certificate((demo.pki / f"{name}.pem").read_bytes())
     issuer = x509.load_pem_x509_certificate((demo.pki / "ca.pem").read_bytes())
-    return (
-        ocsp.OCSPRequestBuilder()
-        .add_certificate(certificate, issuer, hashes.SHA256())
-        .build()
-        .public_bytes(Encoding.DER)
-    )
+    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, algorithm or hashes.SHA256())
+    if nonce is not None:
+        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
+    return builder.build().public_bytes(Encoding.DER)
 
 
 def target_for(request: bytes) -> str:
@@ -95,13 +96,14 @@ def bodies(received: bytes) -> list[bytes]:
 def test_a_cache_may_keep_and_revalidate_an_answer(demo: Demo, tmp_path: Path) -> None:
     """GET brings the caching headers of RFC 9919 §7.2, and the ETag brings 304 without a body.
 
-    OCSP-34, OCSP-47, OCSP-49, OCSP-Q54.
+    OCSP-34, OCSP-47, OCSP-48, OCSP-49, OCSP-Q54.
     """
     target = target_for(request_for(demo))
     status, headers, body = curl(demo, tmp_path, target=target)
     assert (status, headers["content-type"], is_good(body)) == (200, "application/ocsp-response", True)
     assert re.fullmatch(r"max-age=\d+, public, no-transform, must-revalidate", headers["cache-control"])
     assert {"date", "last-modified", "expires", "etag", "content-length"} <= set(headers)
+    assert headers["etag"] == f'"{hashlib.sha256(body).hexdigest()}"'
     assert "pragma" not in headers
     status, again, body = curl(demo, tmp_path, "-H", f"If-None-Match: {headers['etag']}", target=target)
     assert (status, body, again["etag"]) == (304, b"", headers["etag"])
@@ -190,6 +192,14 @@ def test_the_ways_in_which_clients_get(demo: Demo, tmp_path: Path) -> None:
     for name, target in variants(request_for(demo)):
         status, _, body = curl(demo, tmp_path, target=target)
         assert (name, status, is_good(body)) == (name, 200, True)
+
+
+def test_a_get_may_be_long(demo: Demo, tmp_path: Path) -> None:
+    """The 255 octets of RFC 9919 §6 bind clients; with SHA-512 and the longest nonce there are more. OCSP-Q9."""
+    target = target_for(request_for(demo, algorithm=hashes.SHA512(), nonce=bytes(range(128))))
+    status, headers, body = curl(demo, tmp_path, target=target)
+    assert len(target) > 400
+    assert (status, is_good(body), "no-store" in headers["cache-control"]) == (200, True, True)
 
 
 def test_http_1_0_without_host(demo: Demo) -> None:

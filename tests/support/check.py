@@ -1,7 +1,8 @@
 """`./run check` and `./run fix`: is the code as the house wants it?
 
-Each check is a foreign tool with its settings in `pyproject.toml`. This module only runs them all, so that one failure
-does not hide the next, and prints a line for each.
+Each check is a program of its own: foreign tools with their settings in `pyproject.toml`, and ours that finds the test
+for every requirement (`support.conformance`). This module only runs them all, so that one failure does not hide the
+next, and prints a line for each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CHECKS = {
     "format": ["ruff", "format", "--check"],
     "types": ["mypy", "run", "shared", "services", "tests"],
     "layers": ["lint-imports"],
+    # Not by its name on PATH: it is ours.
+    "conformance": [sys.executable, "-P", "-m", "support.conformance"],
     "lock file": ["uv", "lock", "--check", "--offline"],
 }
 
@@ -32,7 +35,7 @@ def check() -> int:
         started = time.monotonic()
         done = subprocess.run([*command, *options], cwd=CHECKOUT, capture_output=True, text=True, check=False)
         verdict = "FAILED" if done.returncode else "ok"
-        print(f"{name:<10} {verdict:<7} {time.monotonic() - started:6.1f} s   {' '.join(command)}", flush=True)
+        print(f"{name:<11} {verdict:<7} {time.monotonic() - started:6.1f} s   {' '.join(command)}", flush=True)
         if done.returncode:
             failed.append(name)
             print(f"{done.stdout}{done.stderr}", flush=True)

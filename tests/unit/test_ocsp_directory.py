@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ async def test_nobody_else_is_answered_for(tmp_path: Path) -> None:
     [
         (new_responder(OTHER), "that CA did not issue its certificate"),
         (issue("no purpose", CA), "no id-kp-OCSPSigning"),
+        (CA, "no id-kp-OCSPSigning"),  # the CA's own key: it is for certificates and CRLs
         (
             issue("TLS", CA, extensions=((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),)),
             "no id-kp-OCSPSigning",
@@ -100,6 +102,18 @@ async def test_an_unentitled_responder_stays_silent(certificate: Issued, says: s
     assert says in directory.problems["ca (ecdsa-with-SHA256)"]
     with pytest.raises(NotEntitled, match="no responder"):
         directory.entitled(asked(cert_id(CA)))
+
+
+async def test_a_key_identifier_is_no_key_hash(tmp_path: Path) -> None:
+    """A client that puts the CA's subject key identifier where the hash of the key belongs names nobody. OCSP-Q28."""
+    directory = Directory([record(1, "ca", CA)], [await responder(tmp_path, new_responder(CA))])
+    right = cert_id(CA)
+    wrong = dataclasses.replace(
+        right, issuer=right.issuer[:-32] + bytes(12) + CertificateView.of(CA.certificate).key_hash
+    )
+    assert directory.entitled(asked(right)).issuer.authority.id == 1
+    with pytest.raises(NotEntitled, match="foreign issuer"):
+        directory.entitled(asked(wrong))
 
 
 async def test_a_responder_without_its_authority_waits(tmp_path: Path) -> None:

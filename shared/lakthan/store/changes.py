@@ -36,7 +36,7 @@ class ChangeRefused(LakthanError):
 
 
 class ChangeWriter:
-    """Records changes. `pool` acts as `lakthan_registry`."""
+    """Records changes. `pool` acts as `lakthan_registry`. OCSP-59, OCSP-86."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

@@ -28,7 +28,7 @@ class BodyTooLarge(Exception):
 
 
 class Front:
-    """A bound public port. `port` is the real one when 0 was asked for."""
+    """A bound public port. `port` is the real one when 0 was asked for. OCSP-Q13."""
 
     def __init__(self, runner: web.BaseRunner, port: int) -> None:
         self._runner = runner
