@@ -156,7 +156,7 @@ async def test_no_kind_of_answer_has_findings(database_url: str, tmp_path: Path,
 )
 async def test_no_profile_has_findings(database_url: str, tmp_path: Path, settings: dict[str, object]) -> None:
     """Extended revoke, dual hashes, archive cutoff, hash and CRL of the certificate: nothing to say either."""
-    async with running_responder(database_url, tmp_path, **settings) as responder:
+    async with running_responder(database_url, tmp_path, kind="P-256", ca_kind="P-256", **settings) as responder:
         good, revoked, never = (issue(name, responder.ca) for name in ("good", "revoked", "never"))
         now = datetime.now(UTC).replace(microsecond=0)
         for each in (good, revoked):
