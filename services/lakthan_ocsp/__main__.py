@@ -54,7 +54,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         stack.push_async_callback(pool.close)
         process = _Process(settings, AuthorityReader(pool), responders, metrics)
         service = OCSPService(
-            await process.load(), StatusReader(pool), process.cache, metrics, changes_heard=lambda: process.feed.trusted
+            await process.load(), StatusReader(pool), process.cache, metrics, changes_heard=process.changes_heard
         )
         for authority, problem in service.directory.problems.items():
             if problem:
@@ -84,6 +84,7 @@ class _Process:
         self._responders = responders
         self._metrics = metrics
         self._reload = asyncio.Event()
+        self._stale = False
         self.cache = AnswerCache(settings.cached_answers)
         password = settings.database.password()
 
@@ -93,11 +94,15 @@ class _Process:
         self.feed = ChangeFeed(
             connect_feed,
             on_change=self._changed,
-            on_authority_change=self._reload.set,
+            on_authority_change=self._authorities_changed,
             on_ready=self._ready,
             on_lost=self._lost,
         )
         metrics.feed_trusted.set_function(lambda: self.feed.trusted)
+
+    def changes_heard(self) -> bool:
+        """True while every change is heard, and what was heard of the authorities has been taken in."""
+        return self.feed.trusted and not self._stale
 
     async def load(self) -> Directory:
         """Who answers for whom, as the store says now."""
@@ -115,13 +120,15 @@ class _Process:
                 await asyncio.sleep(_RELOAD_DELAY_SECONDS)
                 self._reload.set()
             else:
+                self._stale = self._reload.is_set()
                 self.cache.drop_all()
+                self._metrics.authorities_read.inc()
                 log.info("authorities read", problems=service.directory.problems)
 
     def checks(self, service: OCSPService) -> dict[str, str]:
         """For /readyz."""
         return {
-            "change feed": "" if self.feed.trusted else "changes may be missed; answering from the store only",
+            "change feed": "" if self.changes_heard() else "changes may be missed; answering from the store only",
             **{f"responder {name}": problem for name, problem in service.directory.problems.items()},
         }
 
@@ -129,9 +136,13 @@ class _Process:
         self.cache.drop(Certificate(record.authority_id, record.serial_number))
         self._metrics.status_changes.inc()
 
+    def _authorities_changed(self) -> None:
+        self._stale = True
+        self._reload.set()
+
     def _ready(self) -> None:
         self.cache.drop_all()
-        self._reload.set()
+        self._authorities_changed()
         log.info("changes are heard as they happen")
 
     def _lost(self, error: Exception) -> None:

@@ -94,6 +94,11 @@ class OCSPMetrics:
         self.status_changes = Counter(
             "lakthan_ocsp_status_changes", "Changes of status heard of.", registry=self.registry
         )
+        self.authorities_read = Counter(
+            "lakthan_ocsp_authorities_read",
+            "Times that the authorities were read after a change.",
+            registry=self.registry,
+        )
         self.feed_trusted = Gauge(
             "lakthan_ocsp_feed_trusted",
             "1 while changes are heard as they happen, 0 otherwise.",

@@ -77,23 +77,24 @@ class OCSPService:
         if request.nonce is not None:
             self._metrics.nonces.inc()
         try:
-            entitled = self.directory.entitled(request)
-            entitled.responder.requestors.check(request.signature, now)
-            answer = await self._current_answer(request, entitled, now)
+            answer, certificates = await self._current_answer(request, now)
         except NotEntitled as error:
             self._metrics.unauthorized[error.cause].inc()
             raise
-        alone = request.nonce is None and request.signature is None and len(request.cert_ids) == 1
+        alone = request.nonce is None and request.signature is None and len(certificates) == 1
         if alone and answer.authoritative and self._changes_heard():
-            self._cache.put(encoded, _certificates(request, entitled)[0], answer)
+            self._cache.put(encoded, certificates[0], answer)
             self._metrics.cached_answers.set(len(self._cache))
         return answer
 
-    async def _current_answer(self, request: OCSPRequest, entitled: Entitled, now: datetime) -> Answer:
-        """A signed answer that no change overtook while it was made."""
-        certificates = _certificates(request, entitled)
+    async def _current_answer(self, request: OCSPRequest, now: datetime) -> tuple[Answer, list[Certificate]]:
+        """A signed answer that no change overtook while it was made, neither of a certificate nor of its authority."""
         for _ in range(_ATTEMPTS):
             mark = self._cache.mark()
+            entitled = self.directory.entitled(request)
+            entitled.responder.requestors.check(request.signature, now)
+            authority_id = entitled.issuer.authority.id
+            certificates = [Certificate(authority_id, cert_id.serial_number) for cert_id in request.cert_ids]
             records = await self._look_up(certificates)
             try:
                 answer = await self._sign(request, entitled, records, now)
@@ -101,7 +102,7 @@ class OCSPService:
                 self._metrics.violations.labels(entitled.responder.authority, error.rule).inc()
                 raise
             if self._cache.unchanged_since(mark, certificates):
-                return answer
+                return answer, certificates
         raise StoreUnavailable("the status changed again and again while it was being answered")
 
     async def _look_up(self, certificates: list[Certificate]) -> list[StatusRecord | None]:
@@ -149,10 +150,6 @@ class OCSPService:
             authoritative=all(statement.choice is not CertStatusChoice.UNKNOWN for statement in statements),
             etag=f'"{HashAlgorithm.SHA_256.digest(body).hex()}"' if nonce is None else "",
         )
-
-
-def _certificates(request: OCSPRequest, entitled: Entitled) -> list[Certificate]:
-    return [Certificate(entitled.issuer.authority.id, cert_id.serial_number) for cert_id in request.cert_ids]
 
 
 def _other_names(issuer: Issuer, asked: CertID) -> list[CertID]:

@@ -7,6 +7,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 from asn1crypto import algos, core
 from asn1crypto import ocsp as asn1_ocsp
@@ -175,6 +176,28 @@ async def test_a_revoked_ca_takes_its_certificates_along(database_url: str, tmp_
             assert (said["revocation_time"].native, said["revocation_reason"].native) == (when, reason)
         said = single(await responder.post(request_for(revoked, responder.ca)))["cert_status"].chosen
         assert said["revocation_reason"].native == "superseded"
+
+
+async def test_a_revoked_ca_overtakes_answers_under_way(database_url: str, tmp_path: Path) -> None:
+    """An answer whose status was being read when its CA was revoked is computed again, and not remembered as good."""
+    owner = await asyncpg.connect(database_url)
+    async with running_responder(database_url, tmp_path) as responder:
+        good = await responder.issue(issue("good", responder.ca))
+        request = request_for(good, responder.ca)
+        async with owner.transaction():
+            await owner.execute("LOCK TABLE certificate_status IN ACCESS EXCLUSIVE MODE")
+            under_way = asyncio.create_task(responder.post(request))
+            while not await owner.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                pass  # the look-up is about to wait for the lock
+            read_before = (await responder.metrics())["lakthan_ocsp_authorities_read_total"]
+            reason = CRLReason.CA_COMPROMISE
+            await responder.writer.revoke_authority("public-ca", reason=reason, revocation_time=NOW)
+            async with asyncio.timeout(5):  # the notification, and the directory that is read after it
+                while (await responder.metrics())["lakthan_ocsp_authorities_read_total"] == read_before:
+                    pass
+        assert (await under_way).cert_statuses == ["revoked"]
+        assert (await responder.post(request)).cert_statuses == ["revoked"]
+    await owner.close()
 
 
 async def test_a_re_keyed_ca(database_url: str, tmp_path: Path) -> None:
