@@ -215,7 +215,7 @@ def test_help_and_version_answer_for_every_command() -> None:
     assert runner.invoke(main, ["--version"]).output.startswith("lakthan, version ")
     assert isinstance(main, click.Group)
     listed = main.list_commands(click.Context(main))
-    assert len(listed) == 8
+    assert {"demo", "ocsp", "revoke", "status"} <= set(listed)
     for name in listed:
         result = runner.invoke(main, [name, "--help"])
         assert result.exit_code == 0
