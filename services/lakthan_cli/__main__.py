@@ -24,6 +24,7 @@ _COMMANDS = {
     "unhold": ("changes", "Make a suspended certificate good again."),
     "status": ("status", "Show a certificate's status and its history."),
     "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),
+    "tsa": ("tsa", "Have files stamped, look into time-stamps, verify them; run an authority."),
 }
 
 

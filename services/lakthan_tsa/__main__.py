@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.errors import ConfigError
-from lakthan.identity import Identity
 from lakthan.store.pool import open_pool
 from lakthan.store.tokens import TokenLog
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
-from lakthan_tsa.app import Edge
-from lakthan_tsa.clock_guard import ClockGuard, KernelClock
+from lakthan_tsa.app import Edge, Gate
+from lakthan_tsa.clock_opening import open_guard
+from lakthan_tsa.credentials import Credentials
 from lakthan_tsa.metrics import TSAMetrics
+from lakthan_tsa.opening import make_profiles, open_unit
+from lakthan_tsa.quota import Quota
 from lakthan_tsa.recorder import Recorder
-from lakthan_tsa.serials import SerialNumbers
-from lakthan_tsa.service import TSAService, name_of_unit
+from lakthan_tsa.service import TSAService
 
 if TYPE_CHECKING:
-    from lakthan.config import Config
+    from lakthan.config import Config, TSAConfig
     from lakthan.web.process import UntilAsked
+    from lakthan_tsa.profiles import Profile
 
 
 async def serve(config: Config, until_asked: UntilAsked) -> None:
@@ -33,9 +34,12 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     settings = config.tsa
     metrics = TSAMetrics()
     async with AsyncExitStack() as stack:
-        unit = settings.unit
-        identity = await Identity.open(unit.certificate, unit.key, chain=unit.chain)
-        stack.push_async_callback(identity.signer.aclose)
+        units = {}
+        for name, unit in settings.units.items():
+            units[name] = await open_unit(name, unit)
+            stack.push_async_callback(units[name].identity.signer.aclose)
+        profiles = make_profiles(settings, units)
+        gates = _gates(settings, profiles, stack)
         pool = await open_pool(
             settings.database.url,
             role="lakthan_tsa",
@@ -48,31 +52,51 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         tokens = TokenLog(pool)
         recorder = Recorder(tokens.append, committed=metrics.committed)
         stack.push_async_callback(recorder.aclose)
-        clock = ClockGuard(KernelClock(), accuracy=settings.accuracy, mode=settings.clock)
-        serials = SerialNumbers(partial(tokens.lease_epoch, name_of_unit(identity)))
+        # Each request is held against its own profile; the clock is lost when it is good enough for none.
+        accuracy = max(profile.accuracy for profile in settings.profiles.values())
+        clock = open_guard(stack, settings.clock, pool, accuracy=accuracy)
         service = TSAService(
-            identity,
-            policy=settings.policy,
-            accuracy=settings.accuracy,
+            profiles,
             clock=clock,
-            serials=serials,
+            lease_epoch=tokens.lease_epoch,
             recorder=recorder,
             metrics=metrics,
+            self_check=settings.self_check,
         )
-        await serials.open()
-        run_alongside(stack, clock.watch())
+        service.freeze(await tokens.frozen())
+        await service.open()
         run_alongside(stack, recorder.watch())
+        run_alongside(stack, service.follow_freezes(tokens.frozen))
         admin = await open_admin(
             admin_application(metrics.registry, service.problems), settings.admin_host, settings.admin_port
         )
         stack.push_async_callback(admin.close)
         # The last to open is the first to close: requests in flight end while everything below still works.
-        front = await Front.open(Edge(service, metrics), settings.host, settings.port)
+        front = await Front.open(Edge(service, gates, metrics), settings.host, settings.port)
         stack.push_async_callback(front.close)
-        log.info(
-            "serving timestamps", host=settings.host, port=front.port, admin_port=admin.port, tsu=identity.view.name
-        )
+        for profile in profiles:
+            log.info(
+                "profile",
+                profile=profile.name,
+                policy=profile.policy,
+                units=[unit.identity.view.name for unit, _ in profile.stampers],
+                token_octets=profile.token_octets,
+            )
+        log.info("serving timestamps", host=settings.host, port=front.port, admin_port=admin.port)
         await until_asked(front.port, admin.port)
+
+
+def _gates(settings: TSAConfig, profiles: list[Profile], stack: AsyncExitStack) -> list[Gate]:
+    credentials = None
+    if settings.credentials is not None:
+        credentials = Credentials(settings.credentials)
+        run_alongside(stack, credentials.watch())
+    gates = []
+    for profile in profiles:
+        rules = settings.profiles[profile.name]
+        quota = None if rules.requests_per_second is None else Quota(rules.requests_per_second, rules.burst)
+        gates.append(Gate(profile, credentials if rules.authentication == "required" else None, quota))
+    return gates
 
 
 main = command("tsa", serve)

@@ -1,13 +1,24 @@
-"""The HTTP edge of the authority: methods, limits, headers, and the protocol's word for every failure (RFC 3161 §3.4).
+"""The HTTP edge of the authority: paths, clients, limits, headers, and the protocol's word for every failure (RFC 3161
+§3.4).
+
+The profile `default` is at `/`; every profile is at `/tsa/NAME`, and at `/tsa/NAME/SECRET` for clients that know no
+other way to say who they are.
 
 Whatever could be meant as a request gets 200 and a TimeStampResp, also when it is refused: clients show the reason in a
 TimeStampResp and throw away the body of any other status. The headers are what the pickiest clients take: the media
 type in lower case and without parameters, a Content-Length, never chunked, never 201, no redirect. Media types of
 requests are taken liberally: with parameters, in any case, octet-stream, or none at all.
+
+When the service stops, the front takes no more connections and ends those that it has after the request in flight: a
+client goes to another instance at once, which a 503 with Retry-After would make it wait for.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import math
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -19,13 +30,18 @@ from lakthan.web.front import BodyTooLarge, raw_target, read_body
 from lakthan_tsa.syntax import PKIFailureInfo, Rejection, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lakthan_tsa.credentials import Credentials
     from lakthan_tsa.metrics import TSAMetrics
+    from lakthan_tsa.profiles import Profile
+    from lakthan_tsa.quota import Quota
     from lakthan_tsa.service import TSAService
 
 # A request with the longest hash, a policy and a nonce of 160 bits has less than 200 octets.
 LARGEST_BODY = 16 * 1024
 _REPLY = {"Content-Type": "application/timestamp-reply", "Cache-Control": "no-store"}
-_GREETING = "This is a time-stamp authority (RFC 3161). POST a TimeStampReq as application/timestamp-query to /\n"
+_GREETING = "This is a time-stamp authority (RFC 3161). POST a TimeStampReq as application/timestamp-query to "
 _QUERY = "application/timestamp-query"
 _SOMETHING_ELSE = ("text/", "multipart/", "image/", "audio/", "video/", "font/")
 _SOMETHING_ELSE_EXACTLY = frozenset(
@@ -40,26 +56,46 @@ _SOMETHING_ELSE_EXACTLY = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A profile and who may come in: known clients (`credentials`), each within its `quota`; None: no such rule."""
+
+    profile: Profile
+    credentials: Credentials | None = None
+    quota: Quota | None = None
+
+
 class Edge:
     """The function that answers every HTTP request of the public port."""
 
-    def __init__(self, service: TSAService, metrics: TSAMetrics) -> None:
+    def __init__(self, service: TSAService, gates: Iterable[Gate], metrics: TSAMetrics) -> None:
         self._service = service
         self._metrics = metrics
+        self._gates = {f"/tsa/{gate.profile.name}": gate for gate in gates}
+        default = self._gates.get("/tsa/default")
+        if default is not None:
+            self._gates |= {"/": default, "": default}
+        self._greeting = f"{_GREETING}{'/' if default is not None else '/tsa/ and the name of a profile'}\n"
 
     async def __call__(self, http_request: web.BaseRequest) -> web.StreamResponse:
         """One request, one response."""
-        if raw_target(http_request).partition("?")[0] not in ("/", ""):
-            return self._http_refusal(404, f"Nothing is here. {_GREETING}")
+        path = raw_target(http_request).partition("?")[0]
+        gate, secret = self._gates.get(path), ""
+        if gate is None:
+            above, _, secret = path.rpartition("/")
+            gate = self._gates.get(above) if above else None
+            if gate is None:
+                return self._http_refusal(404, f"Nothing is here. {self._greeting}")
         if http_request.method != "POST":
-            response = self._http_refusal(405, _GREETING)
-            response.headers["Allow"] = "POST"
-            return response
+            return self._http_refusal(405, self._greeting, Allow="POST")
         media_type = http_request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type in _SOMETHING_ELSE_EXACTLY or media_type.startswith(_SOMETHING_ELSE):
-            return self._http_refusal(415, f"{_GREETING}With curl, add: -H 'Content-Type: {_QUERY}'\n")
+            return self._http_refusal(415, f"{self._greeting}With curl, add: -H 'Content-Type: {_QUERY}'\n")
         if http_request.content_length is None and "Transfer-Encoding" not in http_request.headers:
-            return self._http_refusal(411, _GREETING)
+            return self._http_refusal(411, self._greeting)
+        refused = self._stop(gate, secret, http_request)
+        if refused is not None:
+            return refused
         try:
             encoded = await read_body(http_request, LARGEST_BODY)
         except BodyTooLarge:
@@ -69,12 +105,33 @@ class Edge:
         if encoded.startswith(b"MI") and media_type != _QUERY:
             # Base64 of a SEQUENCE: what signtool sends with /t, a protocol older than RFC 3161.
             return self._http_refusal(415, "This looks like the old Authenticode protocol; with signtool use /tr.\n")
-        return web.Response(body=await self._respond(encoded), headers=_REPLY)
+        return web.Response(body=await self._respond(encoded, gate.profile), headers=_REPLY)
 
-    async def _respond(self, encoded: bytes) -> bytes:
+    def _stop(self, gate: Gate, secret: str, http_request: web.BaseRequest) -> web.Response | None:
+        """The refusal of a client that may not come in, or not now; None for everybody else."""
+        who = ""
+        if gate.credentials is not None:
+            client = gate.credentials.find(http_request.headers.get("Authorization", ""), secret)
+            if client is None:
+                response = self._http_refusal(401, "This profile serves known clients: send your secret.\n")
+                response.headers.add("WWW-Authenticate", 'Basic realm="time-stamps", charset="UTF-8"')
+                response.headers.add("WWW-Authenticate", 'Bearer realm="time-stamps"')
+                return response
+            if gate.profile.name not in client.profiles:
+                return self._http_refusal(403, "You may not use this profile; ask the operator for it.\n")
+            who = client.name
+        if gate.quota is not None:
+            wait = gate.quota.take(who or _network_of(http_request.remote or ""), time.monotonic())
+            if wait > 0:
+                seconds = math.ceil(wait)
+                text = f"You ask more often than agreed; ask again in {seconds} s.\n"
+                return self._http_refusal(429, text, **{"Retry-After": str(seconds)})
+        return None
+
+    async def _respond(self, encoded: bytes, profile: Profile) -> bytes:
         """A TimeStampResp, whatever happens. What went wrong inside is for the log; the client learns what to do."""
         try:
-            response = await self._service.answer(encoded)
+            response = await self._service.answer(encoded, profile)
         except Rejection as rejection:
             return self._refuse(rejection.fail_info, rejection.text)
         except TimeNotAvailable:  # the guard has logged what changed
@@ -98,6 +155,14 @@ class Edge:
         self._metrics.rejected[fail_info].inc()
         return refusal(Rejection(fail_info, text))
 
-    def _http_refusal(self, code: int, text: str) -> web.Response:
+    def _http_refusal(self, code: int, text: str, **headers: str) -> web.Response:
         self._metrics.http_refusals.labels(str(code)).inc()
-        return web.Response(status=code, text=text, headers={"Cache-Control": "no-store"})
+        return web.Response(status=code, text=text, headers={"Cache-Control": "no-store", **headers})
+
+
+def _network_of(address: str) -> str:
+    """Who an address is, for quotas: itself, or the network of 64 bits that one IPv6 subscriber has to himself."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address)
+    return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else parsed.packed[:8].hex()

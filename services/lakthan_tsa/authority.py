@@ -16,29 +16,37 @@ the certificate does not), signingTime (genTime is the time), unsigned attribute
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from lakthan import der
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import ConfigError
+from lakthan_tsa.syntax import TimeStampReq
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from lakthan.identity import Identity
-    from lakthan_tsa.syntax import TimeStampReq
 
 _ID_SIGNED_DATA = der.object_identifier("1.2.840.113549.1.7.2")
 _ID_CT_TST_INFO = der.object_identifier("1.2.840.113549.1.9.16.1.4")
 _ID_CONTENT_TYPE = der.object_identifier("1.2.840.113549.1.9.3")
 _ID_MESSAGE_DIGEST = der.object_identifier("1.2.840.113549.1.9.4")
+# ETSI EN 319 422 §9.1: one qcStatements extension, not critical, that says esi4-qtstStatement-1.
+_QUALIFIED_STATEMENT = der.encode(
+    0xA1,
+    der.sequence(
+        der.object_identifier("1.3.6.1.5.5.7.1.3"),
+        der.octet_string(der.sequence(der.sequence(der.object_identifier("0.4.0.19422.1.1")))),
+    ),
+)
 _ID_AA_SIGNING_CERTIFICATE_V2 = der.object_identifier("1.2.840.113549.1.9.16.2.47")
 _VERSION_1 = der.integer(1)
 _VERSION_3 = der.integer(3)
 _DIRECTORY_NAME = 0xA4
 _TAG_0 = 0xA0
 _MOST_SHAPES = 256
+# What `serials` gives: always as many, because every octet counts in a reserved space.
+SERIAL_NUMBER_OCTETS = 18
 
 
 def encode_accuracy(accuracy: timedelta) -> bytes:
@@ -89,9 +97,11 @@ class Shape(NamedTuple):
 
 
 class TokenTemplate:
-    """Everything of a token that is the same for every request of one unit, encoded once.
+    """Everything of a token that is the same for every request to one unit under one profile, encoded once.
 
-    `policy` is a dotted OID, `accuracy` what every token claims. Raises `ConfigError` when one of them cannot be.
+    `policy` is a dotted OID, `accuracy` what every token claims, `qualified` whether it says that it is qualified
+    (EN 319 422 §9.1), `chain` whether the intermediates travel with the unit's certificate. Raises `ConfigError` when
+    one of them cannot be.
     """
 
     __slots__ = (
@@ -101,6 +111,7 @@ class TokenTemplate:
         "_signed_data_start",
         "_signer_info_start",
         "_tst_info_accuracy",
+        "_tst_info_end",
         "_tst_info_start",
         "attributes_after_digest",
         "attributes_before_digest",
@@ -109,7 +120,9 @@ class TokenTemplate:
         "policy",
     )
 
-    def __init__(self, identity: Identity, *, policy: str, accuracy: timedelta) -> None:
+    def __init__(
+        self, identity: Identity, *, policy: str, accuracy: timedelta, qualified: bool = False, chain: bool = True
+    ) -> None:
         try:
             self.policy = der.object_identifier(policy)
         except ValueError as error:
@@ -118,14 +131,14 @@ class TokenTemplate:
         self.digest = algorithm.hash.digest
         self._tst_info_start = _VERSION_1 + self.policy
         self._tst_info_accuracy = encode_accuracy(accuracy)
+        self._tst_info_end = _QUALIFIED_STATEMENT if qualified else b""
 
         view = identity.view
         digest_algorithm = algorithm.hash.algorithm_identifier
         self._signed_data_start = _VERSION_3 + der.set_of(digest_algorithm)
         # Nobody asked for the root (a client that trusts it has it), and every octet counts in a reserved space.
-        self.certificates = der.encode(
-            _TAG_0, *sorted([view.encoded, *(issuer.encoded for issuer in identity.intermediates)])
-        )
+        above = [issuer.encoded for issuer in identity.intermediates] if chain else []
+        self.certificates = der.encode(_TAG_0, *sorted([view.encoded, *above]))
         # sid is issuerAndSerialNumber: no deployed validator reads the other choice in a token.
         self._signer_info_start = _VERSION_1 + der.sequence(view.issuer, view.serial_number) + digest_algorithm
         self._signature_algorithm = algorithm.cms_algorithm_identifier
@@ -195,10 +208,23 @@ class TokenTemplate:
         instant = encode_gen_time(gen_time)
         nonce = request.nonce or b""
         imprint = request.message_imprint
-        start, accuracy = self._tst_info_start, self._tst_info_accuracy
+        start, accuracy, end = self._tst_info_start, self._tst_info_accuracy, self._tst_info_end
         number = der.head(der.INTEGER, len(serial_number)) + serial_number
-        size = len(start) + len(imprint) + len(number) + len(instant) + len(accuracy) + len(nonce)
-        return b"".join((der.head(der.SEQUENCE, size), start, imprint, number, instant, accuracy, nonce))
+        size = len(start) + len(imprint) + len(number) + len(instant) + len(accuracy) + len(nonce) + len(end)
+        return b"".join((der.head(der.SEQUENCE, size), start, imprint, number, instant, accuracy, nonce, end))
+
+    def longest_token(self, signature_size: int) -> int:
+        """The octets of the longest token with certificates: the longest hash, a nonce of 160 bits, all fractions of a
+        second, and a signature of this size. Other tokens are shorter by the hash and the nonce that were sent, and by
+        the few octets of fractions and ECDSA.
+        """
+        longest = max(HashAlgorithm, key=lambda algorithm: algorithm.digest_size)
+        imprint = der.sequence(longest.algorithm_identifier_with_null, der.octet_string(bytes(longest.digest_size)))
+        nonce = der.encode(der.INTEGER, b"\x00", b"\xff" * 20)
+        request = TimeStampReq(imprint, longest, bytes(longest.digest_size), None, nonce, cert_req=True)
+        instant = datetime(2000, 1, 1, microsecond=999_000, tzinfo=UTC)
+        made = draft(request, self, serial_number=b"\x40" + bytes(SERIAL_NUMBER_OCTETS - 1), gen_time=instant)
+        return len(made.seal(bytes(signature_size)))
 
 
 @dataclass(slots=True)

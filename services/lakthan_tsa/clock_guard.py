@@ -1,55 +1,65 @@
 """The clock, and whether an instant that it gives may be signed.
 
-Promises: the clock is read once per request; the instant never goes back while this process lives; its state is one of
-three words, and a refusal says which. `enforce` gives an instant only while the clock is `in sync`; `warn` gives one
-all the same (for demonstrations: a laptop without NTP), logs each change of state once, and counts.
+Promises: the instant never goes back while this process lives, and comes with a bound that never claims more than is
+known. `enforce` gives an instant only while the clock holds its accuracy; `warn` gives one all the same (for
+demonstrations: a laptop without NTP), loudly. Whatever happens to the clock is a line of the log and an event for the
+auditors.
 
-What is looked at today: what the kernel knows from whoever disciplines it (adjtimex(2): synchronised or not, and
-how far off it may be), and whether the wall clock and the monotonic clock drift apart, which only a step does. Not yet:
-several time sources that must agree.
+How it decides. Every half second `check` asks the sources; all of them must vouch for the clock, and for the same
+time. The verdict expires by itself, so that a check that no longer runs stops the tokens too. A verdict gets worse at
+once; it gets better only when everything has been *in sync* for `recovery`. *Soon out of sync* still holds the
+accuracy, but no longer `warn_at`: a clock comes back from a loss only below that.
 
-Lives by: ETSI EN 319 421 clauses 7.7.1 and 7.7.2 (no token while the clock is not within its declared accuracy; steps
-are detected), RFC 3161 §2.4.2 (timeNotAvailable).
+Between two checks every reading compares the wall clock with the monotonic one, which nobody sets: what it moved is
+added to the bound, and a step of more than a tenth of the accuracy is a loss, at that very reading.
 
-Trusted: the kernel, and whoever may set its clock or tell it that it is synchronised.
+Lives by: ETSI EN 319 421 clauses 7.7.1 and 7.7.2 (no token while the clock is not within its declared accuracy; drift
+and steps are detected; leap seconds), RFC 3161 §2.4.2 (timeNotAvailable).
+
+Trusted: the sources, each as far as its module says, and the raw oscillator within 500 ppm.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import TYPE_CHECKING, Literal, Protocol
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
 
-from lakthan.errors import TimeNotAvailable
+from lakthan.errors import ConfigError, TimeNotAvailable
 from lakthan.telemetry.logs import log
+from lakthan_tsa.clock.kernel import KernelClock
+from lakthan_tsa.clock.leap import LeapSecond, Phase
+from lakthan_tsa.clock.values import (
+    SECOND_NS,
+    ClockEvent,
+    ClockState,
+    Doubt,
+    Look,
+    Opinion,
+    duration_of,
+    instant_of,
+    nanoseconds_of,
+    wander_ns,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
 
-_STATUS_LIFETIME_NS = 500_000_000
-_WATCH_SECONDS = 0.5
-_LOOKS = 3  # a process that was paused between reading the two clocks sees a gap, which is gone at a second look
-_RECOVERY_NS = 10_000_000_000
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_STA_UNSYNC = 0x0040
-_STA_CLOCKERR = 0x1000
+    from lakthan_tsa.clock.values import Clock, Source
 
+__all__ = ["ClockGuard", "ClockReading", "ClockState", "KernelClock"]
 
-class ClockState(Enum):
-    """What can be said about the clock now; the values are the words of logs, metrics and token records."""
-
-    IN_SYNC = "in sync"
-    OUT_OF_SYNC = "out of sync"
-    UNKNOWN = "unknown"
-
-    @property
-    def label(self) -> str:
-        """The word."""
-        return self.value
+_VERDICT_LIFETIME_NS = 900_000_000
+_CHECK_SECONDS = 0.5
+_LOOKS = 3
+_NARROW_NS = 1_000_000  # a process that was paused between reading the two clocks looks again
+_MEASURED_EVERY_NS = 3600 * SECOND_NS
+_LOUD_EVERY_NS = 60 * SECOND_NS
+_RECOVERY = timedelta(seconds=10)
+_LEAP = "a leap second passes"
+_DRIFTED = "the clock may be further off than the accuracy of tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,154 +75,309 @@ class ClockReading:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelStatus:
-    """What the kernel says about its clock. `max_error` grows by itself until the clock is compared again."""
+class _Verdict:
+    """What a check found. `offset_ns`: how far the clock is ahead of UTC; `bound_ns`: how far off at most."""
 
-    synchronised: bool
-    max_error: timedelta
-
-
-class Clock(Protocol):
-    """Where instants come from; all three methods return at once."""
-
-    def realtime_ns(self) -> int:
-        """Nanoseconds since 1970, UTC."""
-
-    def monotonic_ns(self) -> int:
-        """Nanoseconds since some start; never set, never going back."""
-
-    def status(self) -> KernelStatus | None:
-        """None when the system does not tell."""
+    state: ClockState
+    problem: str
+    offset_ns: int | None = None
+    bound_ns: int | None = None
+    at_ns: int = 0
 
 
-class _Timex(ctypes.Structure):
-    """`struct timex` of adjtimex(2)."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("constant", ctypes.c_long),
-        ("precision", ctypes.c_long),
-        ("tolerance", ctypes.c_long),
-        ("time", ctypes.c_long * 2),
-        ("tick", ctypes.c_long),
-        ("ppsfreq", ctypes.c_long),
-        ("jitter", ctypes.c_long),
-        ("shift", ctypes.c_int),
-        ("stabil", ctypes.c_long),
-        ("jitcnt", ctypes.c_long),
-        ("calcnt", ctypes.c_long),
-        ("errcnt", ctypes.c_long),
-        ("stbcnt", ctypes.c_long),
-        ("tai", ctypes.c_int),
-        ("reserved", ctypes.c_int * 11),
-    )
-
-
-class KernelClock:
-    """The clock of this machine."""
-
-    realtime_ns = staticmethod(time.time_ns)
-    monotonic_ns = staticmethod(time.monotonic_ns)
-
-    def __init__(self) -> None:
-        # Systems without adjtimex give None; a sandbox may refuse the call, which shows when it is made.
-        self._adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
-
-    def status(self) -> KernelStatus | None:
-        """See `Clock.status`."""
-        timex = _Timex(modes=0)  # 0: only read
-        if self._adjtimex is None or self._adjtimex(ctypes.byref(timex)) < 0:
-            return None
-        synchronised = not timex.status & (_STA_UNSYNC | _STA_CLOCKERR)
-        return KernelStatus(synchronised, timedelta(microseconds=timex.maxerror))
+_NOT_YET = _Verdict(ClockState.UNKNOWN, "the clock has not been checked yet")
 
 
 class ClockGuard:
-    """Decides about every instant. `accuracy` is what tokens claim: a clock that may be further off is out of sync.
+    """Decides about every instant. `accuracy` is what tokens claim, which the bound must never exceed.
 
-    `state`, `bound` and the counter `jumps` are for metrics.
+    `sources` must all vouch; `warn_at` is half of the accuracy unless given; `leap_second` as in `ClockConfig`;
+    `note` hears of every event. Raises `ConfigError` when these do not fit together.
     """
 
-    def __init__(self, clock: Clock, *, accuracy: timedelta, mode: Literal["enforce", "warn"]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        sources: Sequence[Source],
+        *,
+        accuracy: timedelta,
+        mode: Literal["enforce", "warn"] = "enforce",
+        warn_at: timedelta | None = None,
+        recovery: timedelta = _RECOVERY,
+        leap_second: Literal["none", "pause", "stop"] = "pause",
+        note: Callable[[ClockEvent], None] | None = None,
+    ) -> None:
+        if not sources:
+            raise ConfigError("the clock needs at least one source, such as kernel")
         self._clock = clock
+        self.sources = tuple(sources)
         self._accuracy = accuracy
+        self._accuracy_ns = nanoseconds_of(accuracy)
+        self._warn_ns = self._accuracy_ns // 2 if warn_at is None else nanoseconds_of(warn_at)
+        if not 0 <= self._warn_ns <= self._accuracy_ns:
+            raise ConfigError("warn_at of the clock must not be longer than the accuracy of tokens")
         self._enforce = mode == "enforce"
-        # A tenth of what is claimed: far above what slewing or a pause can look like, far below what would matter.
-        self._tolerance_ns = accuracy // timedelta(microseconds=1) * 100
-        self._offset_ns = clock.realtime_ns() - clock.monotonic_ns()
-        self._jumped_ns: int | None = None
+        self._recovery_ns = nanoseconds_of(recovery)
+        self._policy = leap_second
+        self._note = note
+        # Far above what slewing or a pause can look like, far below what would matter.
+        self._tolerance_ns = self._accuracy_ns // 10
+        first = self._look_closely()
+        self._difference_ns = first.difference_ns  # realtime − monotonic, as it was expected to stay
+        self._checked_ns = first.monotonic_ns
+        self._good_since_ns: int | None = None
+        self._leap = LeapSecond()
+        self._stopped = False
+        # At the start nothing was lost yet, so the first time that all vouch is enough.
+        self._lost = self._lost_before_pause = False
+        self._measured_ns = first.monotonic_ns
+        self._loud_ns = 0
         self._last_ms = 0
-        self._checked_ns: int | None = None
-        self._problem = ""
-        self.state = ClockState.UNKNOWN
-        self.bound: timedelta | None = None
+        self._verdict = _NOT_YET
         self.jumps = 0
 
-    def read(self) -> ClockReading:
-        """The instant to stamp now. Raises `TimeNotAvailable`."""
-        realtime_ns, monotonic_ns = self._look()
-        if self._checked_ns is None or monotonic_ns - self._checked_ns > _STATUS_LIFETIME_NS:
-            self._check(monotonic_ns)
-        if self._enforce and self.state is not ClockState.IN_SYNC:
-            raise TimeNotAvailable(self._problem)
-        now_ms = realtime_ns // 1_000_000
+    # --- what is asked by others ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ClockState:
+        """The state now; unknown when the last verdict has expired."""
+        return self._current(self._clock.monotonic_ns()).state
+
+    @property
+    def bound(self) -> timedelta | None:
+        """How far off the clock may be at most, as last checked; None when nobody can tell."""
+        bound_ns = self._current(self._clock.monotonic_ns()).bound_ns
+        return None if bound_ns is None else duration_of(bound_ns)
+
+    @property
+    def offset(self) -> timedelta | None:
+        """How far the clock is ahead of UTC, as last checked; None when nobody can tell."""
+        offset_ns = self._current(self._clock.monotonic_ns()).offset_ns
+        return None if offset_ns is None else timedelta(microseconds=offset_ns / 1000)
+
+    def read(self, accuracy: timedelta | None = None) -> ClockReading:
+        """The instant to stamp now in a token that claims `accuracy` (the guard's own unless given).
+
+        Raises `TimeNotAvailable`.
+        """
+        look = self._look()
+        verdict = self._current(look.monotonic_ns)
+        state = verdict.state
+        if self._enforce and not state.holds:
+            raise TimeNotAvailable(verdict.problem)
+        now_ms = look.realtime_ns // 1_000_000
         if now_ms < self._last_ms:
             # After a step back, the same millisecond again is still true within the accuracy; an older one is not.
             if (self._last_ms - now_ms) * 1_000_000 > self._tolerance_ns:
                 raise TimeNotAvailable("the clock was set back behind tokens that have been issued")
             now_ms = self._last_ms
+        bound = None
+        if verdict.bound_ns is not None:
+            # What the clock moved since the check, what the oscillator may have, and what rounding takes.
+            moved_ns = abs(look.difference_ns - self._difference_ns) + look.gap_ns
+            aged_ns = wander_ns(look.monotonic_ns - verdict.at_ns)
+            bound_ns = verdict.bound_ns + moved_ns + aged_ns + abs(now_ms * 1_000_000 - look.realtime_ns)
+            bound = duration_of(bound_ns)
+            if bound > (self._accuracy if accuracy is None else accuracy):
+                if self._enforce:
+                    raise TimeNotAvailable(_DRIFTED)
+                state = ClockState.OUT_OF_SYNC
         self._last_ms = now_ms
-        return ClockReading(_UNIX_EPOCH + timedelta(milliseconds=now_ms), self.state, self.bound)
+        return ClockReading(instant_of(now_ms * 1_000_000), state, bound)
 
     async def watch(self) -> None:
-        """Look at the clock twice a second until cancelled, so that a jump is noticed when nobody asks for a token."""
-        while True:
-            self.check()
-            await asyncio.sleep(_WATCH_SECONDS)
+        """Keep the sources measuring, and check twice a second, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for source in self.sources:
+                    group.create_task(source.watch(), name=f"clock source {source.name}")
+                while True:
+                    self.check()
+                    await asyncio.sleep(_CHECK_SECONDS)
+        except Exception:
+            log.exception("a defect: the clock is no longer watched, so nothing more is stamped; start again")
+            raise
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    def _look_once(self) -> Look:
+        before_ns = self._clock.monotonic_ns()
+        realtime_ns = self._clock.realtime_ns()
+        after_ns = self._clock.monotonic_ns()
+        return Look(realtime_ns, (before_ns + after_ns) // 2, (after_ns - before_ns + 1) // 2)
+
+    def _look_closely(self) -> Look:
+        look = self._look_once()
+        for _ in range(_LOOKS - 1):
+            if look.gap_ns <= _NARROW_NS:
+                break
+            look = min(look, self._look_once(), key=lambda each: each.gap_ns)
+        return look
+
+    def _look(self) -> Look:
+        """Both clocks, and whether they are where they were expected."""
+        look = self._look_closely()
+        step_ns = look.difference_ns - self._difference_ns
+        if abs(step_ns) > self._tolerance_ns + look.gap_ns:
+            self._stepped(step_ns, look)
+        return look
+
+    def _stepped(self, step_ns: int, look: Look) -> None:
+        self._difference_ns += step_ns
+        expected_ns = self._leap.expected_step_ns
+        if expected_ns and abs(step_ns - expected_ns) <= self._tolerance_ns + look.gap_ns:
+            self._leap.stepped = True
+            for source in self.sources:
+                source.forget()
+            midnight = instant_of(self._leap.at_ns).isoformat()
+            self._event("leap second", look, f"{self._leap.leap.name.lower()} before {midnight}", step_ns)
+            return
+        self.jumps += 1
+        self._good_since_ns = None
+        self._event("step", look, f"the clock was stepped by {step_ns / SECOND_NS:+.3f} s", step_ns)
+        self._become(
+            _Verdict(ClockState.OUT_OF_SYNC, "the clock was stepped a moment ago", at_ns=look.monotonic_ns), look
+        )
+
+    # --- deciding ------------------------------------------------------------------------------------------------
+
+    def _current(self, monotonic_ns: int) -> _Verdict:
+        """The verdict, unless it has expired."""
+        age_ns = monotonic_ns - self._verdict.at_ns
+        if self._verdict is _NOT_YET or age_ns <= _VERDICT_LIFETIME_NS:
+            return self._verdict
+        return _Verdict(
+            ClockState.UNKNOWN, f"the clock has not been checked for {age_ns / SECOND_NS:.1f} s", at_ns=monotonic_ns
+        )
 
     def check(self) -> None:
-        """Look for a jump and ask the kernel, now."""
-        _, monotonic_ns = self._look()
-        self._check(monotonic_ns)
+        """Ask the sources and decide, now."""
+        look = self._look()
+        late_ns = look.monotonic_ns - self._verdict.at_ns
+        if self._verdict is not _NOT_YET and late_ns > _VERDICT_LIFETIME_NS:
+            log.warning("the clock was not checked in time", seconds=late_ns / SECOND_NS)
+        opinions = [(source.name, source.opinion(look)) for source in self.sources]
+        if self._policy != "none":
+            self._leap.heard((said for _, said in opinions if isinstance(said, Opinion)), look)
+        phase = self._leap.phase(look)
+        if phase is Phase.PAUSE:
+            self._pause(look)
+        else:
+            if phase is Phase.OVER:
+                self._after_pause(look)
+            self._settle(self._judge(opinions, look), look)
+        self._follow(look)
+        self._speak(look)
 
-    def _look(self, looks: int = _LOOKS) -> tuple[int, int]:
-        """Both clocks, realtime and monotonic; a jump between the last look and this one is noted."""
-        realtime_ns, monotonic_ns = self._clock.realtime_ns(), self._clock.monotonic_ns()
-        step_ns = realtime_ns - monotonic_ns - self._offset_ns
-        if abs(step_ns) > self._tolerance_ns:
-            if looks > 1:
-                return self._look(looks - 1)
-            self._jumped(step_ns, monotonic_ns)
-        return realtime_ns, monotonic_ns
+    def _judge(self, opinions: Sequence[tuple[str, Opinion | Doubt]], look: Look) -> _Verdict:
+        """What the sources say together, without any regard to what was before."""
+        doubts = [said for _, said in opinions if isinstance(said, Doubt)]
+        if doubts:
+            unknown = all(doubt.state is ClockState.UNKNOWN for doubt in doubts)
+            state = ClockState.UNKNOWN if unknown else ClockState.OUT_OF_SYNC
+            return _Verdict(state, "; ".join(doubt.problem for doubt in doubts), at_ns=look.monotonic_ns)
+        vouching = [(name, said) for name, said in opinions if isinstance(said, Opinion)]
+        # The one who knows best says how far off the clock is; the bound is that of who knows least.
+        best = min((said for _, said in vouching), key=lambda said: said.error_ns)
+        offset_ns = look.difference_ns - best.reference_ns
+        bound_ns = max(abs(look.difference_ns - said.reference_ns) + said.error_ns for _, said in vouching)
+        bound_ns += look.gap_ns
+        lowest_ns = min(said.reference_ns + said.error_ns for _, said in vouching)
+        highest_ns = max(said.reference_ns - said.error_ns for _, said in vouching)
+        state, problem = ClockState.IN_SYNC, ""
+        if highest_ns > lowest_ns + 2 * look.gap_ns:
+            names = ", ".join(name for name, _ in vouching)
+            state, problem = ClockState.OUT_OF_SYNC, f"the sources of the clock contradict each other: {names}"
+        elif bound_ns > self._accuracy_ns:
+            state, problem = ClockState.OUT_OF_SYNC, _DRIFTED
+        elif bound_ns > self._warn_ns:
+            state, problem = ClockState.SOON_OUT_OF_SYNC, "the clock may be further off than warn_at"
+        return _Verdict(state, problem, offset_ns, bound_ns, look.monotonic_ns)
 
-    def _jumped(self, step_ns: int, monotonic_ns: int) -> None:
-        self.jumps += 1
-        self._offset_ns += step_ns
-        self._jumped_ns = monotonic_ns
-        self._checked_ns = None
-        log.error("the clock jumped", seconds=step_ns / 1e9)
+    def _settle(self, found: _Verdict, look: Look) -> None:
+        """Worse at once, better only after a while."""
+        if found.state is not ClockState.IN_SYNC:
+            self._good_since_ns = None
+        elif self._good_since_ns is None:
+            self._good_since_ns = look.monotonic_ns
+        before = self._verdict.state
+        if self._stopped:
+            found = _instead(found, ClockState.OUT_OF_SYNC, "stopped after a leap second; look, then start again")
+        elif found.state.holds and before is not ClockState.IN_SYNC and (self._lost or before.holds):
+            since_ns = self._good_since_ns
+            if since_ns is None or look.monotonic_ns - since_ns < self._recovery_ns:
+                back = (
+                    "the clock is not in sync again" if since_ns is None else "the clock is in sync, but not for long"
+                )
+                found = _instead(found, before, found.problem or back if before.holds else back)
+        self._become(found, look)
 
-    def _check(self, monotonic_ns: int) -> None:
-        self._checked_ns = monotonic_ns
-        status = self._clock.status()
-        state, self.bound, problem = self._judge(status, monotonic_ns)
-        if problem != self._problem or state is not self.state:
-            self.state, self._problem = state, problem
-            say: Callable[..., object] = log.info if state is ClockState.IN_SYNC else log.warning
-            say("clock", state=state.label, problem=problem or None, refusing=self._enforce and bool(problem))
+    def _pause(self, look: Look) -> None:
+        if self._verdict.problem != _LEAP:
+            self._lost_before_pause = self._lost
+        self._become(_Verdict(ClockState.OUT_OF_SYNC, _LEAP, at_ns=look.monotonic_ns), look)
 
-    def _judge(self, status: KernelStatus | None, monotonic_ns: int) -> tuple[ClockState, timedelta | None, str]:
-        if status is None:
-            return ClockState.UNKNOWN, None, "the system does not tell whether its clock is synchronised"
-        if not status.synchronised:
-            return ClockState.OUT_OF_SYNC, None, "the clock is not synchronised; start chrony or another NTP daemon"
-        if status.max_error > self._accuracy:
-            return ClockState.OUT_OF_SYNC, status.max_error, "the clock may be further off than the accuracy of tokens"
-        if self._jumped_ns is not None and monotonic_ns - self._jumped_ns < _RECOVERY_NS:
-            return ClockState.OUT_OF_SYNC, None, "the clock jumped a moment ago"
-        return ClockState.IN_SYNC, status.max_error, ""
+    def _after_pause(self, look: Look) -> None:
+        if not self._leap.stepped:
+            self._event("leap second", look, "announced, but the clock was not stepped", 0)
+        self._stopped = self._policy == "stop"
+        self._lost = self._lost_before_pause  # a pause as announced loses nothing, so there is nothing to recover
+
+    def _become(self, verdict: _Verdict, look: Look) -> None:
+        before, self._verdict = self._verdict, verdict
+        if verdict.state is before.state and verdict.problem == before.problem:
+            return
+        self._loud_ns = look.monotonic_ns
+        say = log.info if verdict.state is ClockState.IN_SYNC else log.warning
+        say(
+            "clock",
+            state=verdict.state.label,
+            problem=verdict.problem or None,
+            refusing=self._enforce and not verdict.state.holds,
+            **_seconds(offset=verdict.offset_ns, bound=verdict.bound_ns),
+        )
+        if verdict.state.holds:
+            self._lost = False
+            if verdict.state is not before.state:
+                self._measured_ns = look.monotonic_ns
+                self._event("sync" if verdict.state is ClockState.IN_SYNC else "warning", look, verdict.problem)
+        elif not self._lost and (before.state.holds or verdict.state is ClockState.OUT_OF_SYNC):
+            self._lost = True
+            self._event("loss", look, verdict.problem)
+
+    def _follow(self, look: Look) -> None:
+        """The two clocks may drift apart as far as the oscillator may wander, and no step hides in that."""
+        allowed_ns = wander_ns(look.monotonic_ns - self._checked_ns)
+        self._checked_ns = look.monotonic_ns
+        moved_ns = look.difference_ns - self._difference_ns
+        self._difference_ns += max(-allowed_ns, min(allowed_ns, moved_ns))
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def _speak(self, look: Look) -> None:
+        """What is said again and again: the measured figures every hour, and every minute what is wrong."""
+        verdict = self._verdict
+        if verdict.state.holds and look.monotonic_ns - self._measured_ns >= _MEASURED_EVERY_NS:
+            self._measured_ns = look.monotonic_ns
+            self._event("measured", look, ", ".join(source.name for source in self.sources))
+        if not verdict.state.holds and look.monotonic_ns - self._loud_ns >= _LOUD_EVERY_NS:
+            self._loud_ns = look.monotonic_ns
+            what = "no tokens: the clock cannot back them" if self._enforce else "tokens go out with a doubtful clock"
+            log.warning(what, state=verdict.state.label, problem=verdict.problem)
+
+    def _event(self, event: str, look: Look, detail: str, step_ns: int | None = None) -> None:
+        verdict = self._verdict
+        if step_ns is not None:
+            log.error(event, detail=detail, seconds=step_ns / SECOND_NS)
+        if self._note is not None:
+            offset_ns = verdict.offset_ns if step_ns is None else step_ns
+            at = instant_of(look.realtime_ns)
+            self._note(ClockEvent(at, event, verdict.state, offset_ns, verdict.bound_ns, detail))
+
+
+def _seconds(**nanoseconds: int | None) -> dict[str, float]:
+    return {f"{name}_seconds": each / SECOND_NS for name, each in nanoseconds.items() if each is not None}
+
+
+def _instead(found: _Verdict, state: ClockState, problem: str) -> _Verdict:
+    return _Verdict(state, problem, found.offset_ns, found.bound_ns, found.at_ns)

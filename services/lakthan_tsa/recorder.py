@@ -7,7 +7,7 @@ does no harm). Nothing is tried again here, because the client asks again and ge
 
 A duplicate serial number is treated no differently: it must not happen, nobody in the batch is told that it was
 recorded, and the log says it. Trying the records one by one could save the others; it is not worth code that would
-never run.
+never run. A frozen unit in the batch is told to everybody in it too: whoever stamped with another unit stamps again.
 
 Refuses to know: what a record says, and which database it goes to.
 """
@@ -18,7 +18,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
-from lakthan.store.tokens import DuplicateSerial
+from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ class Recorder:
         self.problem = ""
 
     async def record(self, record: TokenRecord) -> None:
-        """Return when `record` is durable. Raises `StoreUnavailable` when it is not, or too many are waiting, and
-        `DuplicateSerial` when a serial number of the same commit is on record already.
+        """Return when `record` is durable. Raises `StoreUnavailable` when it is not, or too many are waiting,
+        `DuplicateSerial` when a serial number of the same commit is on record already, and `TSUFrozen` when a unit of
+        the same commit was frozen.
 
         A caller that is cancelled stops waiting; its record is committed all the same, because a token was signed.
         """
@@ -111,12 +112,13 @@ class Recorder:
         started = clock()
         try:
             await self._append([record for record, _ in batch])
+        except TSUFrozen as error:  # the log can be written, but not by that unit
+            _tell(batch, error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
             self.problem = str(error) or type(error).__name__
             log.error("tokens not recorded", tokens=len(batch), problem=self.problem, exc_info=_unless_expected(error))
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(_not_recorded(error))
+            _tell(batch, error)
             return
         self.problem = ""
         if self._committed is not None:
@@ -126,13 +128,23 @@ class Recorder:
                 done.set_result(None)
 
 
+def _tell(batch: list[tuple[TokenRecord, asyncio.Future[None]]], error: Exception) -> None:
+    for _, done in batch:
+        if not done.done():
+            done.set_exception(_not_recorded(error))
+
+
 def _unless_expected(error: Exception) -> Exception | None:
     return None if isinstance(error, StoreUnavailable) else error
 
 
 def _not_recorded(error: Exception) -> Exception:
     # One exception for each waiter: a shared one would collect the traceback of everybody who raises it.
-    kind = DuplicateSerial if isinstance(error, DuplicateSerial) else StoreUnavailable
-    failure = kind("the token could not be recorded")
+    failure: Exception
+    if isinstance(error, TSUFrozen):
+        failure = TSUFrozen(error.tsu)
+    else:
+        kind = DuplicateSerial if isinstance(error, DuplicateSerial) else StoreUnavailable
+        failure = kind("the token could not be recorded")
     failure.__cause__ = error
     return failure

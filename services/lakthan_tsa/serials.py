@@ -1,7 +1,10 @@
 """Serial numbers that cannot repeat: not in one process, not in several, not after a crash or a restored backup.
 
-Sixteen octets, always: two fixed bits 01 (so the number is positive and its INTEGER minimal), 30 bits of epoch, 32 bits
-of counter, 64 bits of randomness.
+Eighteen octets, always: two fixed bits 01 (so the number is positive and its INTEGER minimal), 14 bits that count the
+months of genTime since January 2000, 32 bits of epoch, 32 bits of counter, 64 bits of randomness.
+
+- The month says in which partition of the token log the number is looked up, so that its unique index covers every
+  number there is, and a month that was dropped after its retention can never come back.
 
 - Two processes, or one before and after a crash, never share an epoch: the database gives each epoch out once, and
   commits that before a number of it is used.
@@ -25,8 +28,11 @@ from lakthan.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
-_EPOCHS = 1 << 30
+_FIRST_YEAR = 2000
+_MONTHS = 1 << 14
+_EPOCHS = 1 << 32
 _COUNTERS = 1 << 32
 
 
@@ -40,7 +46,7 @@ class SerialNumbers:
         self._lease_epoch = lease_epoch
         self._counters = counters
         self._lease = asyncio.Lock()
-        self._prefix = b""
+        self._epoch = b""
         self._counter = counters  # nothing is left before the first lease
 
     async def open(self) -> None:
@@ -48,24 +54,28 @@ class SerialNumbers:
         async with self._lease:
             await self._renew()
 
-    async def take(self) -> bytes:
-        """A new serial number. Raises `StoreUnavailable` when a new epoch is needed and cannot be had."""
+    async def take(self, gen_time: datetime) -> bytes:
+        """A new serial number for a token of this instant (UTC).
+
+        Raises `StoreUnavailable` when a new epoch is needed and cannot be had.
+        """
         while self._counter >= self._counters:
             async with self._lease:
                 if self._counter >= self._counters:
                     await self._renew()
         counter = self._counter
         self._counter = counter + 1
-        return self._prefix + counter.to_bytes(4, "big") + os.urandom(8)
+        month = _MONTHS | (gen_time.year - _FIRST_YEAR) * 12 + gen_time.month - 1
+        return b"".join((month.to_bytes(2, "big"), self._epoch, counter.to_bytes(4, "big"), os.urandom(8)))
 
     def abandon(self, serial_number: bytes) -> None:
         """Use the epoch of this number no more: a number of it was on record before."""
-        if serial_number.startswith(self._prefix):
+        if serial_number[2:6] == self._epoch:
             self._counter = self._counters
 
     async def _renew(self) -> None:
         epoch = await self._lease_epoch()
         if not 0 < epoch < _EPOCHS:
-            raise StoreUnavailable(f"the serial number epoch {epoch} does not fit in 30 bits; no more can be leased")
-        self._prefix = (_EPOCHS | epoch).to_bytes(4, "big")
+            raise StoreUnavailable(f"the serial number epoch {epoch} does not fit in 32 bits; no more can be leased")
+        self._epoch = epoch.to_bytes(4, "big")
         self._counter = 0

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from lakthan import der
 from lakthan.algorithms import HASH_BY_ALGORITHM_IDENTIFIER, HashAlgorithm
 from lakthan.errors import LakthanError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 # SHA-1 and MD5 are refused because a token on a hash with collisions proves nothing, SHA-224 because nobody needs it.
 ACCEPTED_HASHES = frozenset(
@@ -29,11 +33,15 @@ ACCEPTED_HASHES = frozenset(
     }
 )
 
-_ACCEPTED_BY_IDENTIFIER = {
-    identifier: algorithm
-    for identifier, algorithm in HASH_BY_ALGORITHM_IDENTIFIER.items()
-    if algorithm in ACCEPTED_HASHES
-}
+
+def by_identifier(hashes: Collection[HashAlgorithm]) -> Mapping[bytes, HashAlgorithm]:
+    """These hash algorithms by their encoded AlgorithmIdentifiers, with and without NULL, as `parse_request` asks."""
+    return {
+        identifier: algorithm for identifier, algorithm in HASH_BY_ALGORITHM_IDENTIFIER.items() if algorithm in hashes
+    }
+
+
+_ACCEPTED_BY_IDENTIFIER = by_identifier(ACCEPTED_HASHES)
 _EXTENSIONS = 0xA0
 _LONGEST_OID = 66  # octets with tag and length; registered ones are below 30, and a text must stay readable
 _VERSION_1 = b"\x01"
@@ -96,18 +104,24 @@ class TimeStampReq:
     cert_req: bool
 
 
-def parse_request(body: bytes, *, offered_policies: frozenset[bytes]) -> TimeStampReq:
-    """Read one TimeStampReq that fills `body`; `offered_policies` are encoded OBJECT IDENTIFIERs.
+def parse_request(
+    body: bytes,
+    *,
+    offered_policies: frozenset[bytes],
+    hashes: Mapping[bytes, HashAlgorithm] = _ACCEPTED_BY_IDENTIFIER,
+) -> TimeStampReq:
+    """Read one TimeStampReq that fills `body`; `offered_policies` are encoded OBJECT IDENTIFIERs, `hashes` the accepted
+    ones `by_identifier`.
 
     Raises `Rejection` (RFC 3161 §2.4.2).
     """
     try:
-        return _parse(body, offered_policies)
+        return _parse(body, offered_policies, hashes)
     except der.DERError as error:
         raise Rejection(PKIFailureInfo.BAD_DATA_FORMAT, f"the request is not a DER TimeStampReq: {error}") from error
 
 
-def _parse(body: bytes, offered_policies: frozenset[bytes]) -> TimeStampReq:
+def _parse(body: bytes, offered_policies: frozenset[bytes], hashes: Mapping[bytes, HashAlgorithm]) -> TimeStampReq:
     outer = der.Reader(body)
     fields = outer.enter(der.SEQUENCE)
     outer.finish()
@@ -122,7 +136,7 @@ def _parse(body: bytes, offered_policies: frozenset[bytes]) -> TimeStampReq:
     imprint = fields.enter(der.SEQUENCE)
     message_imprint = body[at : fields.at]
     identifier = imprint.element(der.SEQUENCE)
-    hash_algorithm = _ACCEPTED_BY_IDENTIFIER.get(identifier)
+    hash_algorithm = hashes.get(identifier)
     refused_algorithm = _refused_algorithm(identifier) if hash_algorithm is None else ""
     hashed_message = imprint.content(der.OCTET_STRING)
     imprint.finish()
@@ -151,9 +165,9 @@ def _parse(body: bytes, offered_policies: frozenset[bytes]) -> TimeStampReq:
             f"the request extension {extension_oid} is not supported; send the request without extensions",
         )
     if hash_algorithm is None:
+        accepted = ", ".join(dict.fromkeys(each.label for each in hashes.values()))
         raise Rejection(
-            PKIFailureInfo.BAD_ALG,
-            f"the hash algorithm {refused_algorithm} is not accepted; use SHA-256, SHA-384, SHA-512 or their SHA-3",
+            PKIFailureInfo.BAD_ALG, f"the hash algorithm {refused_algorithm} is not accepted; use one of {accepted}"
         )
     if len(hashed_message) != hash_algorithm.digest_size:
         raise Rejection(

@@ -1,4 +1,5 @@
-"""What a time-stamping unit's certificate must say before its key may stamp, and how long it may.
+"""What a time-stamping unit's certificate must say before its key may stamp, how long it may, and how long a signature
+gets.
 
 Promises: `check_unit` passes only certificates whose tokens every validator takes. `UsagePeriod.covers` is asked for
 every single token, because a service that was fine at start may outlive its key.
@@ -15,14 +16,22 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from lakthan import der
 from lakthan.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
     from lakthan.certificates import CertificateView
 
+_MLDSA_65_OCTETS = 3309  # FIPS 204, table 2
 _TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
+_RSASSA_PSS = der.object_identifier("1.2.840.113549.1.1.10")
+# Whoever has to validate a token in thirty years must be able to find out whether its unit was revoked.
+_NO_STATUS = {"1.3.6.1.5.5.7.48.1.5": "id-pkix-ocsp-nocheck", "2.5.29.56": "noRevAvail"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,30 @@ def check_unit(view: CertificateView) -> UsagePeriod:
     if view.is_ca():
         raise _unfit(view, "it is a CA certificate; issue one to the unit itself")
     _check_key_usage(view)
-    if any(isinstance(extension.value, x509.OCSPNoCheck) for extension in view.certificate.extensions):
-        raise _unfit(view, "it carries id-pkix-ocsp-nocheck, which validators of long-term signatures refuse in a TSU")
+    _check_key(view)
+    for extension in view.certificate.extensions:
+        if extension.oid.dotted_string in _NO_STATUS:
+            name = _NO_STATUS[extension.oid.dotted_string]
+            raise _unfit(view, f"it carries {name}, which validators of long-term signatures refuse in a TSU")
     return _usage_period(view)
+
+
+def longest_signature(public_key: PublicKeyTypes) -> int:
+    """The octets of the longest signature that a key of this kind makes."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return public_key.key_size // 8
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        # Two INTEGERs as wide as the group, each with a sign octet, tag and length, in a SEQUENCE (RFC 3279 §2.2.3).
+        return 2 * (public_key.curve.key_size // 8 + 3) + 2
+    return _MLDSA_65_OCTETS  # `check_unit` lets nothing else pass
+
+
+def _check_key(view: CertificateView) -> None:
+    public_key = view.certificate.public_key()
+    if _RSASSA_PSS in view.public_key_algorithm or not isinstance(
+        public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | mldsa.MLDSA65PublicKey
+    ):
+        raise _unfit(view, "validators of tokens do not read its kind of key; use P-256, P-384, RSA or ML-DSA-65")
 
 
 def _check_key_usage(view: CertificateView) -> None:

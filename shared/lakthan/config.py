@@ -110,23 +110,74 @@ class UnitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: Path | None = None
 
 
+class TSAProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of token, at its own path `/tsa/NAME`; the profile named `default` is at `/` as well.
+
+    `units`: names of units in order; the first that is in force and not frozen stamps, so a successor behind its
+    predecessor takes over when that one ends, and before it takes over as soon as it begins. `policy`: the OID that
+    every token carries; the default is the best-practice policy of ETSI EN 319 421 §5.2. `accuracy`: what tokens claim;
+    the clock must be at least this good. `hashes`: accepted for imprints. `chain`: the intermediates travel with the
+    unit's certificate. `qualified`: tokens say that they are qualified (EN 319 422 §9.1); their units stamp for no
+    other profile. `require_nonce`: requests without one are refused.
+
+    `authentication`: `required` serves clients of the `credentials` file only. `requests_per_second` bounds, in the
+    long run, what one client gets (None: no bound); `burst` is what it may ask for at once after a pause.
+    """
+
+    units: Annotated[list[str], msgspec.Meta(min_length=1)]
+    policy: str = "0.4.0.2023.1.1"
+    accuracy: timedelta = timedelta(seconds=1)
+    hashes: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["SHA-256", "SHA-384", "SHA-512", "SHA3-256", "SHA3-384", "SHA3-512"]
+    )
+    chain: bool = True
+    qualified: bool = False
+    require_nonce: bool = False
+    authentication: Literal["none", "required"] = "none"
+    requests_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 200
+
+
+class ClockConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When an instant may be stamped (ETSI EN 319 421 clause 7.7.2).
+
+    `mode`: `enforce` refuses to stamp while the clock cannot back it, `warn` stamps all the same and says so in log and
+    metrics (for demonstrations only). `sources`: who is asked about the clock; all of them must vouch for it.
+    `ntp_servers`: `host` or `host:port`, at least three, each asked every `ntp_poll`; a measurement is relied on for
+    `holdover`. `chrony`: where chronyd answers monitoring commands. A clock that may be further off than `warn_at`
+    (half of the accuracy unless set) is soon out of sync; after a loss it must be better than that for `recovery`.
+    `leap_second`: `pause` stamps nothing during it, `stop` nothing from then until the next start, `none` lets it be
+    a step like any other.
+    """
+
+    mode: Literal["enforce", "warn"] = "enforce"
+    sources: Annotated[tuple[Literal["kernel", "chrony", "ntp"], ...], msgspec.Meta(min_length=1)] = ("kernel",)
+    ntp_servers: tuple[str, ...] = ()
+    ntp_poll: timedelta = timedelta(seconds=16)
+    holdover: timedelta = timedelta(minutes=1)
+    chrony: str = "127.0.0.1:323"
+    warn_at: timedelta | None = None
+    recovery: timedelta = timedelta(seconds=10)
+    leap_second: Literal["none", "pause", "stop"] = "pause"
+
+
 class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time-stamp authority.
 
-    `policy`: the OID that every token carries; the default is the best-practice policy of ETSI EN 319 421 §5.2.
-    `accuracy`: what tokens claim; the clock must be at least this good. `clock`: `enforce` refuses to stamp when the
-    clock cannot back it, `warn` stamps all the same and says so in log and metrics (for demonstrations only).
+    `units` and `profiles` by their names. `self_check`: every token is read again and its signature verified before it
+    leaves. `credentials`: a file that says who the clients are, for profiles with authentication.
     """
 
-    unit: UnitConfig
+    units: dict[str, UnitConfig]
+    profiles: dict[str, TSAProfileConfig]
     database: DatabaseConfig = DatabaseConfig()
     host: str = "127.0.0.1"
     port: Port = 3161
     admin_host: str = "127.0.0.1"
     admin_port: Port = 3162
-    policy: str = "0.4.0.2023.1.1"
-    accuracy: timedelta = timedelta(seconds=1)
-    clock: Literal["enforce", "warn"] = "enforce"
+    self_check: bool = True
+    credentials: Path | None = None
+    clock: ClockConfig = ClockConfig()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

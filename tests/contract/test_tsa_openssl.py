@@ -44,7 +44,7 @@ def verify(folder: Path, *more: str) -> str:
 
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA-2048", "RSA-3072", "RSA-4096"])
 async def test_every_key(tmp_path: Path, kind: str) -> None:
-    """A token of every kind of key verifies against request and data, with the chain that it carries."""
+    """A token of every kind of key verifies against request and data, with the chain that it carries. TSA-Q16."""
     await stamp(tmp_path, new_unit(kind), "-sha256", "-cert")
     assert "Verification: OK" in verify(tmp_path, "-queryfile", "req.tsq")
     assert "Verification: OK" in verify(tmp_path, "-data", "data")
@@ -60,7 +60,10 @@ async def test_every_hash(tmp_path: Path, hash_name: str) -> None:
 @pytest.mark.parametrize("more", [(), ("-no_nonce",), ("-tspolicy", POLICY), ("-no_nonce", "-tspolicy", POLICY)])
 @pytest.mark.parametrize("cert", [True, False])
 async def test_every_shape(tmp_path: Path, more: tuple[str, ...], *, cert: bool) -> None:
-    """With and without nonce, policy and certificates; when the token carries none the verifier brings them."""
+    """With and without nonce, policy and certificates; when the token carries none the verifier brings them.
+
+    TSA-T8, TSA-T19.
+    """
     await stamp(tmp_path, new_unit(), "-sha384", *more, *(["-cert"] if cert else []))
     untrusted = tmp_path / "untrusted.pem"
     untrusted.write_bytes((tmp_path / "tsu.pem").read_bytes() + (tmp_path / "chain.pem").read_bytes())
@@ -108,7 +111,7 @@ async def test_wrong_data(tmp_path: Path) -> None:
     ],
 )
 def test_refusals(tmp_path: Path, fail_info: PKIFailureInfo, shown: str) -> None:
-    """Each refusal is shown as one, with its reason and with our text."""
+    """Each refusal is shown as one, with its reason and with our text. TSA-R11."""
     (tmp_path / "resp.tsr").write_bytes(refusal(Rejection(fail_info, "ask again")))
     text = openssl(tmp_path, "-reply", "-in", "resp.tsr", "-text")
     assert "Status: Rejected." in text

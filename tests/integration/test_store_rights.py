@@ -15,7 +15,17 @@ from support.database import OpenPool, with_database
 
 ROLES = ("lakthan_responder", "lakthan_tsa", "lakthan_registry")
 AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate", "authority_crl")
-TABLES = (*AUTHORITIES, "certificate_status", "status_change", "timestamp_token", "serial_epoch", "alembic_version")
+TABLES = (
+    *AUTHORITIES,
+    "certificate_status",
+    "status_change",
+    "timestamp_token",
+    "serial_epoch",
+    "clock_event",
+    "tsu_freeze",
+    "token_retention",
+    "alembic_version",
+)
 
 # One statement for each verb; none needs a row to be there.
 INSERTS = {
@@ -29,8 +39,12 @@ INSERTS = {
     "status_change": "INSERT INTO status_change (authority_id, serial_number, change, actor)"
     " VALUES (1, '\\x01', 'issue', 'test')",
     "timestamp_token": "INSERT INTO timestamp_token (serial_number, gen_time, policy, hash_algorithm, hashed_message,"
-    " tsu, clock_state, token_sha256) VALUES ('\\x01', now(), '1.2', 'sha256', '', 't', 'good', sha256(''))",
+    " tsu, clock_state, token_sha256) SELECT '\\x01', now(), '1.2', 'sha256', '', 't', 'good', sha256('') WHERE false",
     "serial_epoch": "INSERT INTO serial_epoch (tsu) VALUES ('t')",
+    "clock_event": "INSERT INTO clock_event (at, host, event, state, detail) VALUES (now(), 'h', 'sync', 's', '')",
+    "tsu_freeze": "INSERT INTO tsu_freeze (tsu, reason, actor) VALUES (repeat('0', 64), 'a test', 'test')",
+    "token_retention": "INSERT INTO token_retention (drop_before, partitions, tokens, actor)"
+    " VALUES (now(), '{}', 0, 'test')",
     "alembic_version": "INSERT INTO alembic_version VALUES ('9999')",
 }
 
@@ -45,6 +59,9 @@ def statement_of(verb: str, table: str) -> str:
         "status_change": "actor",
         "serial_epoch": "tsu",
         "timestamp_token": "tsu",
+        "clock_event": "host",
+        "tsu_freeze": "tsu",
+        "token_retention": "actor",
         "alembic_version": "version_num",
     }.get(table, "authority_id")
     return {
@@ -59,6 +76,9 @@ ALLOWED = {
     *itertools.product(["lakthan_responder"], ["select"], [*AUTHORITIES, "certificate_status"]),
     ("lakthan_tsa", "insert", "timestamp_token"),
     ("lakthan_tsa", "insert", "serial_epoch"),
+    ("lakthan_tsa", "insert", "clock_event"),
+    ("lakthan_tsa", "select", "tsu_freeze"),
+    ("lakthan_registry", "insert", "tsu_freeze"),
     *itertools.product(["lakthan_registry"], ["select"], TABLES),
     *itertools.product(["lakthan_registry"], ["insert", "update", "delete"], AUTHORITIES),
     ("lakthan_registry", "insert", "status_change"),

@@ -13,9 +13,17 @@ from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TokenLog
 from support.database import OpenPool
 
+NOW = datetime.now(UTC)
+
+
+def serial_of(number: int, instant: datetime = NOW) -> bytes:
+    """A serial number of the month of this instant."""
+    return (0x4000 + (instant.year - 2000) * 12 + instant.month - 1).to_bytes(2, "big") + number.to_bytes(3, "big")
+
+
 RECORD = TokenRecord(
-    serial_number=bytes.fromhex("00ff01"),
-    gen_time=datetime(2026, 11, 22, 10, 0, 0, 123456, tzinfo=UTC),
+    serial_number=serial_of(2),
+    gen_time=NOW,
     policy="0.4.0.2023.1.1",
     hash_algorithm="2.16.840.1.101.3.4.2.1",
     hashed_message=b"\x01" * 32,
@@ -40,7 +48,7 @@ async def rows_of(open_as: OpenPool) -> list[asyncpg.Record]:
 
 async def test_every_field_is_kept(log: TokenLog, open_as: OpenPool) -> None:
     """A record can be read back as it was given, gen_time with its microseconds, a missing clock bound as missing."""
-    await log.append([RECORD, replace(RECORD, serial_number=b"\x01", clock_bound=None)])
+    await log.append([RECORD, replace(RECORD, serial_number=serial_of(3), clock_bound=None)])
     row, without_bound = await rows_of(open_as)
     assert without_bound["clock_bound_us"] is None
     assert row["serial_number"] == RECORD.serial_number
@@ -53,19 +61,19 @@ async def test_every_field_is_kept(log: TokenLog, open_as: OpenPool) -> None:
 
 
 async def test_no_serial_number_twice(log: TokenLog, open_as: OpenPool) -> None:
-    """A repeated serial number, in one batch or in two, refuses the whole batch and records nothing of it."""
+    """A repeated serial number, in one batch or in two, refuses the whole batch and records nothing of it. TSA-T3."""
     with pytest.raises(DuplicateSerial):
         await log.append([RECORD, RECORD])
     assert await rows_of(open_as) == []
     await log.append([RECORD])
     with pytest.raises(DuplicateSerial):
-        await log.append([replace(RECORD, serial_number=b"\x09"), replace(RECORD, hashed_message=b"other")])
+        await log.append([replace(RECORD, serial_number=serial_of(9)), replace(RECORD, hashed_message=b"other")])
     assert [row["serial_number"] for row in await rows_of(open_as)] == [RECORD.serial_number]
 
 
 async def test_a_large_batch_is_one_append(log: TokenLog, open_as: OpenPool) -> None:
     """A thousand records go in together."""
-    await log.append([replace(RECORD, serial_number=(0x010000 + n).to_bytes(3, "big")) for n in range(1000)])
+    await log.append([replace(RECORD, serial_number=serial_of(n)) for n in range(1000)])
     assert len(await rows_of(open_as)) == 1000
 
 
@@ -76,7 +84,7 @@ async def test_nothing_to_append_is_no_error(log: TokenLog, open_as: OpenPool) -
 
 
 async def test_epochs_never_repeat(log: TokenLog) -> None:
-    """Fifty starts at once, of two units, get fifty different epochs; later ones are greater."""
+    """Fifty starts at once, of two units, get fifty different epochs; later ones are greater. TSA-T3."""
     epochs = await asyncio.gather(*(log.lease_epoch(f"tsu {n % 2}") for n in range(50)))
     assert len(set(epochs)) == 50
     assert await log.lease_epoch("tsu 0") > max(epochs)

@@ -79,7 +79,7 @@ def stamp(demo: Demo, tmp_path: Path) -> Stamp:
 @pytest.mark.parametrize("algorithm", ["-sha256", "-sha384", "-sha512", "-sha3-256", "-sha3-384", "-sha3-512"])
 @pytest.mark.parametrize("nonce", [[], ["-no_nonce"]], ids=["nonce", "no-nonce"])
 def test_openssl_verifies_the_token(stamp: Stamp, algorithm: str, nonce: list[str]) -> None:
-    """For every hash, with a nonce and without, the token verifies down from the root alone."""
+    """For every hash, with a nonce and without, the token verifies down from the root alone. TSA-T8, TSA-Q16."""
     stamped = stamp(algorithm, "-cert", *nonce)
     said = stamped.verify()
     assert "Verification: OK" in said, said
@@ -101,7 +101,7 @@ def test_the_token_says_when_by_what_policy_and_how_exactly(stamp: Stamp) -> Non
 
 
 def test_without_certreq_no_certificate_travels(demo: Demo, stamp: Stamp, tmp_path: Path) -> None:
-    """A client that did not ask for certificates gets none, and verifies with the ones that it has."""
+    """A client that did not ask for certificates gets none, and verifies with the ones that it has. TSA-T19, TSA-V2."""
     bare = stamp("-sha256")
     assert "Verification: FAILED" in bare.verify()
     at_hand = tmp_path / "at-hand.pem"
@@ -113,7 +113,10 @@ def test_without_certreq_no_certificate_travels(demo: Demo, stamp: Stamp, tmp_pa
 
 
 def test_the_root_alone_is_enough_when_certificates_were_asked_for(demo: Demo, stamp: Stamp) -> None:
-    """The token brings the unit's certificate and its CA's, so a verifier needs nothing but the root."""
+    """The token brings the unit's certificate and its CA's, so a verifier needs nothing but the root.
+
+    TSA-T19, TSA-Q13.
+    """
     stamped = stamp("-sha256", "-cert")
     said = stamped.openssl(
         "-verify", "-queryfile", stamped.query, "-in", stamped.reply, "-CAfile", demo.pki / "root.pem"
@@ -131,7 +134,7 @@ def test_a_token_for_other_data_or_under_another_root_does_not_verify(stamp: Sta
 
 
 def test_the_policy_that_was_asked_for(stamp: Stamp) -> None:
-    """The one that is offered is granted when it is named."""
+    """The one that is offered is granted when it is named. TSA-R5."""
     said = stamp("-sha256", "-cert", "-tspolicy", POLICY).verify()
     assert "Verification: OK" in said, said
 
@@ -145,7 +148,10 @@ def test_the_policy_that_was_asked_for(stamp: Stamp) -> None:
     ],
 )
 def test_a_refusal_names_its_reason(stamp: Stamp, options: list[str], fail_info: str) -> None:
-    """What is refused is refused in the protocol, so that OpenSSL can print why, and no token comes with it."""
+    """What is refused is refused in the protocol, so that OpenSSL can print why, and no token comes with it.
+
+    TSA-R3, TSA-R5, TSA-R11.
+    """
     text = stamp(*options).text
     print(text)
     assert "Status: Rejected." in text
@@ -167,7 +173,7 @@ def test_a_refusal_names_its_reason(stamp: Stamp, options: list[str], fail_info:
 def test_a_broken_query_is_refused_in_the_protocol(
     demo: Demo, stamp: Stamp, cut: Callable[[bytes], bytes], fail_info: str
 ) -> None:
-    """Whatever arrives as a query, the reply is a TimeStampResp that OpenSSL can read."""
+    """Whatever arrives as a query, the reply is a TimeStampResp that OpenSSL can read. TSA-R1, TSA-R2, TSA-R11."""
     stamped = stamp("-sha256", "-cert")
     stamped.query.write_bytes(cut(stamped.query.read_bytes()))
     assert send(demo, stamped) == "200 application/timestamp-reply"
@@ -196,7 +202,10 @@ def test_every_token_has_a_serial_number_of_its_own(stamp: Stamp) -> None:
     ],
 )
 def test_the_ways_in_which_clients_send(demo: Demo, stamp: Stamp, options: list[str], expected: str) -> None:
-    """Media types are read liberally, bodies may be chunked, HTTP may be old; the reply is what the pickiest take."""
+    """Media types are read liberally, bodies may be chunked, HTTP may be old; the reply is what the pickiest take.
+
+    TSA-H2, TSA-Q18.
+    """
     stamped = stamp("-sha256", "-cert")
     assert send(demo, stamped, *options) == expected
     if expected.startswith("200"):
@@ -205,7 +214,10 @@ def test_the_ways_in_which_clients_send(demo: Demo, stamp: Stamp, options: list[
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_pyhanko_takes_the_token(demo: Demo) -> None:
-    """PyHanko's client, the pickiest about media type, status and signer identifier, gets a token for its digest."""
+    """PyHanko's client, the pickiest about media type, status and signer identifier, gets a token for its digest.
+
+    TSA-Q10.
+    """
     token = await HTTPTimeStamper(demo.urls["tsa"]).async_timestamp(sha256(b"pdf").digest(), "sha256")
     info = token["content"]["encap_content_info"]["content"].parsed
     assert info["message_imprint"]["hashed_message"].native == sha256(b"pdf").digest()

@@ -115,7 +115,7 @@ def test_the_archive_signature_carries_its_evidence(archive: Archive, authority:
 
 
 def test_the_archive_signature_is_valid_on_the_day_of_signing(archive: Archive) -> None:
-    """It is accepted at once; a mere signature, without any proof of its time, is not enough even today."""
+    """It is accepted at once; a mere signature, without any proof of its time, is not enough even today. TSA-Q10."""
     verdicts = archive.verdicts({})
     print("today:", verdicts)
     for authority in AUTHORITIES:

@@ -39,6 +39,8 @@ def identity_of(kind: str) -> Identity:
 def test_equal_to_the_oracle(kind: str, data: st.DataObject) -> None:
     """For every key, request, instant, serial number and accuracy: the same TSTInfo, the same octets to sign, the same
     token as asn1crypto gives object by object.
+
+    TSA-T1, TSA-T2, TSA-T4, TSA-T7, TSA-T8, TSA-T13, TSA-T14, TSA-T15, TSA-T16, TSA-T20, TSA-Q4, TSA-Q12, TSA-Q13.
     """
     identity = identity_of(kind)
     name = data.draw(st.sampled_from(HASH_NAMES))
@@ -55,11 +57,17 @@ def test_equal_to_the_oracle(kind: str, data: st.DataObject) -> None:
     accuracy = data.draw(st.timedeltas(timedelta(microseconds=1), timedelta(hours=1)))
 
     request = parse_request(body, offered_policies=frozenset({der.object_identifier(POLICY)}))
-    template = TokenTemplate(identity, policy=POLICY, accuracy=accuracy)
+    qualified = data.draw(st.booleans())
+    template = TokenTemplate(identity, policy=POLICY, accuracy=accuracy, qualified=qualified)
     made = draft(request, template, serial_number=serial_number, gen_time=gen_time)
 
     expected = oracle_tst_info(
-        body, policy=POLICY, serial_number=serial_number, gen_time=gen_time, accuracy=accuracy
+        body,
+        policy=POLICY,
+        serial_number=serial_number,
+        gen_time=gen_time,
+        accuracy=accuracy,
+        qualified=qualified,
     ).dump()
     assert made.tst_info == expected
     assert made.tbs == oracle_signed_attributes(identity, expected).dump()

@@ -41,7 +41,7 @@ def outcome(body: bytes) -> PKIFailureInfo | None:
 
 @given(st.binary(max_size=200))
 def test_any_octets(body: bytes) -> None:
-    """Random octets are refused as badDataFormat, or, should they be a request, read."""
+    """Random octets are refused as badDataFormat, or, should they be a request, read. TSA-R1."""
     assert outcome(body) in (None, PKIFailureInfo.BAD_DATA_FORMAT, PKIFailureInfo.BAD_REQUEST)
 
 
@@ -49,6 +49,8 @@ def test_any_octets(body: bytes) -> None:
 def test_broken_requests(body: bytes, data: st.DataObject) -> None:
     """A request with one octet changed is read or refused with a word of the RFC; one that is cut off or goes on is
     always badDataFormat.
+
+    TSA-R1, TSA-R11.
     """
     at = data.draw(st.integers(0, len(body) - 1))
     changed = body[:at] + bytes((data.draw(st.integers(0, 255)),)) + body[at + 1 :]

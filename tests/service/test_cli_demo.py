@@ -113,7 +113,7 @@ def test_the_configuration_of_the_demo_passes_the_check(demo: Demo) -> None:
     """`lakthan check-config` finds keys, certificates and databases of the running demo in order."""
     checked = lakthan("check-config", demo.directory / "lakthan.toml")
     assert checked.returncode == 0, checked.stderr
-    assert re.findall(r"\S+$", checked.stdout, re.MULTILINE) == ["ok"] * 7
+    assert re.findall(r"\S+$", checked.stdout, re.MULTILINE) == ["ok"] * 11
 
 
 @pytest.mark.timeout(400)  # three starts, on whatever machine

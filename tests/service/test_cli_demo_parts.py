@@ -140,7 +140,7 @@ def test_the_services_can_read_their_configuration(tmp_path: Path) -> None:
     assert config.tsa is not None
     assert [responder.authority for responder in config.ocsp.responders] == ["root", "public-ca", "gov-ca", "tsa-ca"]
     assert (config.ocsp.database.url, config.tsa.database.url) == (urls["ocsp"], urls["tsa"])
-    assert config.tsa.unit.certificate == tmp_path / "pki/tsu.pem"
+    assert config.tsa.units["default"].certificate == tmp_path / "pki/tsu.pem"
     (tmp_path / "lakthan.toml").write_text(services_toml(ADDRESSES, {}), encoding="utf-8")
     config = load(tmp_path / "lakthan.toml", {"DATABASE_URL": "postgresql://elsewhere/db"})
     assert config.ocsp is not None

@@ -40,12 +40,14 @@ def configuration(folder: Path, database_url: str) -> Path:
         [tsa]
         port = 0
         admin_port = 0
-        clock = "warn"
+        clock.mode = "warn"
         database.url = "{database_url}"
-        [tsa.unit]
+        [tsa.units.main]
         certificate = "tsu.pem"
         key = "file:tsu.key"
         chain = "chain.pem"
+        [tsa.profiles.default]
+        units = ["main"]
         """
     )
     return path
@@ -124,6 +126,8 @@ async def test_stop_under_load(database_url: str, tmp_path: Path) -> None:
 async def test_killed_in_mid_load(database_url: str, tmp_path: Path) -> None:
     """Killed while stamping and started again, twice: no serial number comes twice, and every token that a client got
     is on record.
+
+    TSA-T3.
     """
     config = configuration(tmp_path, database_url)
     tokens: list[bytes] = []

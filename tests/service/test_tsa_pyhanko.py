@@ -17,7 +17,10 @@ from support.tsa import new_unit, running_tsa
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA-2048", "RSA-3072"])
 @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
 async def test_token(database_url: str, tmp_path: Path, kind: str, hash_name: str) -> None:
-    """A token for a document digest is intact, valid, and leads to the root, by what it carries itself."""
+    """A token for a document digest is intact, valid, and leads to the root, by what it carries itself.
+
+    TSA-T18, TSA-Q10.
+    """
     digest = hashlib.new(hash_name, b"document").digest()
     unit = new_unit(kind)
     async with running_tsa(database_url, tmp_path, unit) as authority:

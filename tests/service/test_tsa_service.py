@@ -14,6 +14,7 @@ from asn1crypto import tsp
 from cryptography import x509
 from multidict import CIMultiDict
 
+from lakthan.config import ClockConfig
 from lakthan.errors import ConfigError, StoreUnavailable
 from support.database import OpenPool
 from support.tsa import (
@@ -48,6 +49,8 @@ async def recorded(open_as: OpenPool) -> list[asyncpg.Record]:
 async def test_granted(authority: Authority, open_as: OpenPool) -> None:
     """A request gets its token, with exactly the headers that the pickiest clients take, and when it arrives the token
     is on record with everything that is needed to find it after an incident.
+
+    TSA-R12, TSA-H1, TSA-H3, TSA-Q2, TSA-V1.
     """
     hashed = hashlib.sha256(b"document").digest()
     before = datetime.now(UTC)
@@ -77,7 +80,7 @@ async def test_granted(authority: Authority, open_as: OpenPool) -> None:
 
 
 async def test_many_at_once(authority: Authority, open_as: OpenPool) -> None:
-    """Under load all serial numbers differ, each token is on record, and commits carry many tokens."""
+    """Under load all serial numbers differ, each token is on record, and commits carry many tokens. TSA-T3."""
     replies = await asyncio.gather(*(authority.post(request_for(nonce=n)) for n in range(200)))
     serial_numbers = {tst_info_of(reply.body)["serial_number"].native for reply in replies}
     assert len(serial_numbers) == 200
@@ -96,14 +99,17 @@ async def test_gen_time_never_goes_back(authority: Authority) -> None:
 
 
 async def test_a_restart_takes_a_new_epoch(database_url: str, tmp_path: Path) -> None:
-    """Two processes on the same database, at once or one after another, number their tokens in different epochs."""
+    """Two processes on the same database, at once or one after another, number their tokens in different epochs.
+
+    TSA-T3.
+    """
     unit = new_unit()
     epochs = []
     for _ in range(2):
         async with running_tsa(database_url, tmp_path, unit) as one, running_tsa(database_url, tmp_path, unit) as two:
             for each in (one, two):
                 serial_number = tst_info_of((await each.post(request_for())).body)["serial_number"].native
-                epochs.append(serial_number >> 96)
+                epochs.append(serial_number >> 96 & 0xFFFFFFFF)
     assert len(set(epochs)) == 4
 
 
@@ -122,6 +128,8 @@ async def test_a_restart_takes_a_new_epoch(database_url: str, tmp_path: Path) ->
 async def test_refused(authority: Authority, open_as: OpenPool, body: bytes, fail_info: str) -> None:
     """What is no acceptable request gets 200 and a refusal that a client can show, counted under the RFC's word; no
     token is recorded.
+
+    TSA-R1, TSA-R2, TSA-R3, TSA-R4, TSA-R5, TSA-R11, TSA-H2, TSA-V13.
     """
     reply = await authority.post(body)
     assert reply.http_status == 200
@@ -152,7 +160,7 @@ async def test_refused(authority: Authority, open_as: OpenPool, body: bytes, fai
     ],
 )
 async def test_media_types_taken(authority: Authority, content_type: str | None) -> None:
-    """Clients write the media type in many ways, or leave it out: they are served all the same."""
+    """Clients write the media type in many ways, or leave it out: they are served all the same. TSA-H2, TSA-Q18."""
     reply = await authority.post(request_for(), content_type=content_type)
     assert tst_info_of(reply.body)["version"].native == "v1"
 
@@ -168,14 +176,14 @@ async def test_media_types_taken(authority: Authority, content_type: str | None)
     ],
 )
 async def test_media_types_refused(authority: Authority, content_type: str) -> None:
-    """What is clearly something else gets 415 and a line that says what to send."""
+    """What is clearly something else gets 415 and a line that says what to send. TSA-H2."""
     reply = await authority.post(request_for(), content_type=content_type)
     assert reply.http_status == 415
     assert b"application/timestamp-query" in reply.body
 
 
 async def test_old_authenticode(authority: Authority) -> None:
-    """The old signtool /t speaks a protocol older than RFC 3161; it is told which switch to use."""
+    """The old signtool /t speaks a protocol older than RFC 3161; it is told which switch to use. TSA-Q5."""
     reply = await authority.post(b"MIIBIwYKKwYBBAGCNwMCATCC", content_type="application/octet-stream")
     assert reply.http_status == 415
     assert b"/tr" in reply.body
@@ -183,7 +191,7 @@ async def test_old_authenticode(authority: Authority) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
 async def test_other_methods(authority: Authority, method: str) -> None:
-    """Only POST stamps; a person who opens the address in a browser reads what it is."""
+    """Only POST stamps; a person who opens the address in a browser reads what it is. TSA-H2."""
     async with authority.session.request(method, authority.url) as reply:
         assert reply.status == 405
         assert reply.headers["Allow"] == "POST"
@@ -192,10 +200,15 @@ async def test_other_methods(authority: Authority, method: str) -> None:
 
 
 async def test_other_paths(authority: Authority) -> None:
-    """There is one address; others say where it is. A query string is no other address."""
-    async with authority.session.post(authority.url + "tsa", data=request_for()) as reply:
-        assert reply.status == 404
-        assert "to /" in await reply.text()
+    """The default profile has two addresses; others say where it is. A query string is no other address. TSA-V10."""
+    for path in ("tsa", "tsa/", "tsa/other", "default", "tsa//default"):
+        async with authority.session.post(authority.url + path, data=request_for()) as reply:
+            assert reply.status == 404
+            assert "to /" in await reply.text()
+    async with authority.session.post(
+        authority.url + "tsa/default", data=request_for(), headers={"Content-Type": "application/timestamp-query"}
+    ) as reply:
+        assert reply.status == 200
     async with authority.session.post(
         authority.url + "?x=1", data=request_for(), headers={"Content-Type": "application/timestamp-query"}
     ) as reply:
@@ -203,7 +216,7 @@ async def test_other_paths(authority: Authority) -> None:
 
 
 async def test_too_large(authority: Authority) -> None:
-    """A body beyond the limit is not read; one at the limit is answered, as badDataFormat."""
+    """A body beyond the limit is not read; one at the limit is answered, as badDataFormat. TSA-H2."""
     assert (await authority.post(bytes(LARGEST_BODY + 1))).http_status == 413
     assert failure((await authority.post(bytes(LARGEST_BODY))).body)[0] == {"bad_data_format"}
 
@@ -223,13 +236,13 @@ async def raw(authority: Authority, octets: bytes) -> tuple[str, CIMultiDict[str
 
 
 async def test_no_length(authority: Authority) -> None:
-    """A POST that says neither how long it is nor that it is chunked gets 411."""
+    """A POST that says neither how long it is nor that it is chunked gets 411. TSA-H2."""
     status, _, _ = await raw(authority, b"POST / HTTP/1.1\r\nHost: tsa\r\n\r\n")
     assert status == "HTTP/1.1 411 Length Required"
 
 
 async def test_chunked_request(authority: Authority) -> None:
-    """A chunked request is read; the answer is not chunked."""
+    """A chunked request is read; the answer is not chunked. TSA-V9."""
     body = request_for()
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     status, headers, answer = await raw(
@@ -275,6 +288,8 @@ async def test_mislabelled_content_encoding(authority: Authority, coding: str) -
 async def test_key_past_its_period(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
     """A key whose privateKeyUsagePeriod has ended stamps nothing, although its certificate is valid, and the process
     says that it is not ready.
+
+    TSA-R9, TSA-K5.
     """
     ended = datetime.now(UTC).replace(microsecond=0, tzinfo=None) - timedelta(minutes=5)
     unit = new_unit(extensions=(*UNIT_EXTENSIONS, (x509.PrivateKeyUsagePeriod(None, ended), False)))
@@ -282,12 +297,12 @@ async def test_key_past_its_period(database_url: str, tmp_path: Path, open_as: O
         assert failure((await authority.post(request_for())).body)[0] == {"system_failure"}
         async with authority.session.get(f"{authority.admin_url}/readyz") as reply:
             assert reply.status == 503
-            assert "key: the key may not stamp" in await reply.text()
+            assert "profile default: no key of its units may stamp" in await reply.text()
     assert await recorded(open_as) == []
 
 
 async def test_lost_database(authority: Authority, database_url: str) -> None:
-    """Without the token log no token leaves; when it is back, tokens leave again without a restart."""
+    """Without the token log no token leaves; when it is back, tokens leave again without a restart. TSA-R9."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("REVOKE INSERT ON timestamp_token FROM lakthan_tsa")
@@ -308,13 +323,16 @@ async def test_ready(authority: Authority) -> None:
     """A healthy process is alive and ready, and names what it looked at."""
     async with authority.session.get(f"{authority.admin_url}/readyz") as reply:
         assert reply.status == 200
-        assert {line.partition(":")[0] for line in (await reply.text()).splitlines()} == {"clock", "key", "token log"}
+        assert {line.partition(":")[0] for line in (await reply.text()).splitlines()} == {
+            "profile default",
+            "token log",
+        }
     async with authority.session.get(f"{authority.admin_url}/livez") as reply:
         assert reply.status == 200
 
 
 async def test_unfit_certificate(database_url: str, tmp_path: Path) -> None:
-    """A certificate that is not for time-stamping never serves."""
+    """A certificate that is not for time-stamping never serves. TSA-K8."""
     with pytest.raises(ConfigError, match="extendedKeyUsage"):
         async with running_tsa(database_url, tmp_path, new_unit(extensions=())):
             pass
@@ -328,9 +346,9 @@ async def test_no_database_at_start(tmp_path: Path) -> None:
 
 
 async def test_enforced_clock(database_url: str, tmp_path: Path) -> None:
-    """With `enforce`, a claim that no clock can back, one microsecond, is refused as timeNotAvailable."""
-    accuracy = timedelta(microseconds=1)
-    async with running_tsa(database_url, tmp_path, new_unit(), clock="enforce", accuracy=accuracy) as authority:
+    """With `enforce`, a claim that this clock cannot back, one millisecond, is refused as timeNotAvailable. TSA-R8."""
+    accuracy = timedelta(milliseconds=1)
+    async with running_tsa(database_url, tmp_path, new_unit(), clock=ClockConfig(), accuracy=accuracy) as authority:
         assert failure((await authority.post(request_for())).body)[0] == {"time_not_available"}
         metrics = await authority.metrics()
     assert metrics['lakthan_tsa_clock_state{state="in sync"}'] == 0
@@ -338,7 +356,7 @@ async def test_enforced_clock(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_requests_of_openssl_size(authority: Authority) -> None:
-    """A nonce of any length comes back; the token is otherwise the same."""
+    """A nonce of any length comes back; the token is otherwise the same. TSA-T8, TSA-Q3."""
     for bits in (1, 64, 159, 160, 512, 4096):
         nonce = 2**bits - 1
         reply = await authority.post(request_for(nonce=nonce))

@@ -112,7 +112,7 @@ async def over_http(wrk: str, seconds: float, folder: Path, stack: AsyncExitStac
     responder = await stack.enter_async_context(running_responder(url, folder / "ocsp"))
     leaf = await responder.issue(issue("leaf", responder.ca))
     (folder / "tsa").mkdir()
-    authority = await stack.enter_async_context(tsa.running_tsa(url, folder / "tsa", tsa.new_unit(), clock="warn"))
+    authority = await stack.enter_async_context(tsa.running_tsa(url, folder / "tsa", tsa.new_unit()))
 
     def row(name: str, target: str, body: bytes, media_type: str) -> Measure:
         script = folder / f"{name}.lua"

@@ -1,9 +1,10 @@
 """`docs/conformance.md` out of what code and tests cite: requirement → code → tests → status.
 
-The requirements are data (`docs/requirements/*.toml`); code and tests cite them by name, as in `OCSP-17`, in docstrings
-and comments. A requirement is *implemented* when a test that runs cites it, *diverges* when `docs/divergences.md` has a
-heading with its name, *not applicable* when the data says whose business it is. Everything else is undecided, and
-`./run check` fails. So do citations of requirements, and of sections of RFCs, that do not exist.
+The requirements are data (`docs/requirements/*.toml`, a file for each service); code and tests cite them by name, as in
+`OCSP-17` and `TSA-K5`, in docstrings and comments. A requirement is *implemented* when a test that runs cites it,
+*diverges* when `docs/divergences.md` has a heading with its name, *not applicable* when the data says whose business
+it is. Everything else is undecided, and `./run check` fails. So do citations of requirements, and of sections of RFCs,
+that do not exist.
 
 It reads sources and runs nothing: that the citing tests pass is what `./run test` is for.
 """
@@ -15,7 +16,7 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _TESTS = "tests"
 _EXCEPT = {"tests/support/conformance.py", "tests/unit/test_conformance.py"}
 _RFC = re.compile(r"RFC\s+(\d+)\s+(§[0-9A-Z][0-9A-Za-z.]*(?:(?:,\s+|\s+and\s+)§[0-9A-Z][0-9A-Za-z.]*)*)")
 _SHOWN = 4
+# What a requirement's name begins with, and the heading of its part of the page.
+_SERVICES = {"OCSP": "OCSP responder", "TSA": "Time-stamp authority"}
 
 IMPLEMENTED = "implemented"
 DIVERGES = "diverges"
@@ -81,22 +84,30 @@ class Conformance:
 
     def count(self, status: str) -> int:
         """How many requirements have this status."""
-        return sum(requirement.status == status for requirement in self.requirements.values())
+        return _count(self.requirements.values(), status)
 
     @property
     def summary(self) -> str:
         """The numbers in a line."""
-        words = (IMPLEMENTED, DIVERGES, NOT_APPLICABLE, UNDECIDED)
-        counted = ", ".join(f"{self.count(word)} {word}" for word in words)
-        return f"{len(self.requirements)} requirements: {counted}"
+        return _summary(self.requirements.values())
+
+
+def _count(requirements: Iterable[Requirement], status: str) -> int:
+    return sum(requirement.status == status for requirement in requirements)
+
+
+def _summary(requirements: Collection[Requirement]) -> str:
+    words = (IMPLEMENTED, DIVERGES, NOT_APPLICABLE, UNDECIDED)
+    counted = ", ".join(f"{_count(requirements, word)} {word}" for word in words)
+    return f"{len(requirements)} requirements: {counted}"
 
 
 def survey(root: Path) -> Conformance:
     """Read requirements, divergences and all sources below `root`."""
     requirements = _requirements(root / "docs" / "requirements")
     problems: list[str] = []
-    prefixes = "|".join(sorted({name.split("-")[0] for name in requirements}))
-    citation = re.compile(rf"\b(?:{prefixes})-Q?\d+\b")
+    prefixes = "|".join(sorted({_prefix(name) for name in requirements}))
+    citation = re.compile(rf"\b(?:{prefixes})-[A-Z]?\d+\b")
     sections = _sections(root / "docs" / "requirements" / "sections.toml")
     for name in _divergences(root / "docs" / "divergences.md", citation):
         if name not in requirements:
@@ -120,6 +131,10 @@ def survey(root: Path) -> Conformance:
     if undecided:
         problems.append(f"{len(undecided)} undecided, no test cites them: {', '.join(undecided)}")
     return Conformance(requirements, problems)
+
+
+def _prefix(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _note(requirement: Requirement, place: Place) -> None:
@@ -234,22 +249,26 @@ def page(found: Conformance) -> str:
         "What is deliberately otherwise, and why: [divergences](divergences.md).",
         "",
         f"**{found.summary}.**",
-        "",
-        "| requirement | source | status | code | tests |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    for each in found.requirements.values():
-        others = f"{NOT_APPLICABLE}: {each.applies}, {each.why}"
-        status = {DIVERGES: f"[{DIVERGES}](divergences.md)", NOT_APPLICABLE: others}
-        cells = (
-            f"**{each.name}** {each.text}",
-            each.source,
-            status.get(each.status, each.status),
-            _some(each.code),
-            _some(each.tests),
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for prefix in dict.fromkeys(_prefix(name) for name in found.requirements):
+        own = [each for each in found.requirements.values() if _prefix(each.name) == prefix]
+        lines += ["", f"## {_SERVICES[prefix]}", "", f"{_summary(own)}.", ""]
+        lines += ["| requirement | source | status | code | tests |", "| --- | --- | --- | --- | --- |"]
+        lines += map(_row, own)
     return "\n".join(lines) + "\n"
+
+
+def _row(each: Requirement) -> str:
+    others = f"{NOT_APPLICABLE}: {each.applies}, {each.why}"
+    status = {DIVERGES: f"[{DIVERGES}](divergences.md)", NOT_APPLICABLE: others}
+    cells = (
+        f"**{each.name}** {each.text}",
+        each.source,
+        status.get(each.status, each.status),
+        _some(each.code),
+        _some(each.tests),
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _some(places: list[str]) -> str:

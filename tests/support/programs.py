@@ -17,21 +17,31 @@ import pytest
 PACKAGES = {
     "apache2": "apache2-bin",
     "certtool": "gnutls-bin",
+    "chronyd": "chrony",
     "curl": "curl",
     "faketime": "faketime",
     "git": "git",
     "gnutls-cli": "gnutls-bin",
     "go": "golang-go, with golang-golang-x-crypto-dev",
+    "jarsigner": "openjdk-17-jdk-headless",
     "java": "openjdk-17-jre-headless",
     "javac": "openjdk-17-jdk-headless",
     "mmdebstrap": "mmdebstrap",
     "nginx": "nginx",
     "ocsptool": "gnutls-bin",
     "openssl": "openssl",
+    "osslsigncode": "osslsigncode",
     "pdfsig": "poppler-utils",
     "setpriv": "util-linux",
     "unshare": "util-linux",
     "uv": "none in Debian; the dev environment of ./run has it",
+}
+
+# Not a program but three files.
+BOUNCY_CASTLE = {
+    Path("/usr/share/java/bcprov.jar"): "libbcprov-java",
+    Path("/usr/share/java/bcutil.jar"): "libbcutil-java",
+    Path("/usr/share/java/bcpkix.jar"): "libbcpkix-java",
 }
 
 # "all", or the names after --require; tests/conftest.py fills it.
@@ -49,6 +59,14 @@ def need(name: str) -> Path:
     if found is None:
         absent(name, f"the program {name} is not installed (Debian package: {package})")
     return Path(found)
+
+
+def need_bouncy_castle() -> list[Path]:
+    """The jars of Bouncy Castle (name for --require: "bouncycastle")."""
+    for path, package in BOUNCY_CASTLE.items():
+        if not path.is_file():
+            absent("bouncycastle", f"{path} is not there (Debian package: {package})")
+    return [*BOUNCY_CASTLE]
 
 
 def need_root() -> None:

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lakthan.certificates import CertificateView
-from lakthan.config import Config, DatabaseConfig, KeyURI, TSAConfig, UnitConfig
+from lakthan.config import ClockConfig, Config, DatabaseConfig, KeyURI, TSAConfig, TSAProfileConfig, UnitConfig
 from lakthan.identity import Identity
 from lakthan.keys.software import SoftwareSigner
 from lakthan_tsa.__main__ import serve
@@ -91,6 +91,7 @@ class Unit:
 
     def write(self, folder: Path) -> UnitConfig:
         """Write what the service reads, and root.pem and chain.pem for verifiers."""
+        folder.mkdir(exist_ok=True)
         certificate, key = self.leaf.write(folder, "tsu")
         chain, _ = self.intermediate.write(folder, "chain")
         self.root.write(folder, "root")
@@ -155,7 +156,13 @@ def tst_info_of(response: bytes) -> tsp.TSTInfo:
 
 
 def oracle_tst_info(
-    request: bytes, *, policy: str, serial_number: bytes, gen_time: datetime, accuracy: timedelta
+    request: bytes,
+    *,
+    policy: str,
+    serial_number: bytes,
+    gen_time: datetime,
+    accuracy: timedelta,
+    qualified: bool = False,
 ) -> tsp.TSTInfo:
     """TSTInfo (RFC 3161 §2.4.2) built object by object."""
     asked = tsp.TimeStampReq.load(request)
@@ -172,6 +179,12 @@ def oracle_tst_info(
     }
     if asked["nonce"].native is not None:
         fields["nonce"] = asked["nonce"].native
+    if qualified:
+        # EN 319 422 §9.1: QCStatements, a SEQUENCE OF one SEQUENCE that holds esi4-qtstStatement-1.
+        oid = core.ObjectIdentifier("0.4.0.19422.1.1").dump()
+        inner = bytes((0x30, len(oid))) + oid
+        value = bytes((0x30, len(inner))) + inner
+        fields["extensions"] = [{"extn_id": "1.3.6.1.5.5.7.1.3", "extn_value": value}]
     return tsp.TSTInfo(fields)
 
 
@@ -232,6 +245,7 @@ class Authority:
     admin_url: str
     unit: Unit
     session: aiohttp.ClientSession
+    folder: Path
 
     @property
     def url(self) -> str:
@@ -239,12 +253,17 @@ class Authority:
         return f"http://127.0.0.1:{self.port}/"
 
     async def post(
-        self, body: bytes, *, content_type: str | None = "application/timestamp-query", **headers: str
+        self,
+        body: bytes,
+        *,
+        path: str = "",
+        content_type: str | None = "application/timestamp-query",
+        **headers: str,
     ) -> Reply:
-        """POST these octets; without a Content-Type when that is None."""
+        """POST these octets to a path below `url`; without a Content-Type when that is None."""
         sent = headers if content_type is None else {"Content-Type": content_type, **headers}
         skip = ["Content-Type"] if content_type is None else None
-        async with self.session.post(self.url, data=body, headers=sent, skip_auto_headers=skip) as reply:
+        async with self.session.post(self.url + path, data=body, headers=sent, skip_auto_headers=skip) as reply:
             return Reply(reply.status, reply.headers, await reply.read())
 
     async def metrics(self) -> dict[str, float]:
@@ -254,13 +273,17 @@ class Authority:
 
 @asynccontextmanager
 async def running_tsa(database_url: str, folder: Path, unit: Unit, **settings: object) -> AsyncIterator[Authority]:
-    """Serve `unit`; `settings` are fields of TSAConfig. The machine of a test need not have NTP, hence `warn`."""
+    """Serve `unit`, alone under the profile `default` unless `units` and `profiles` say otherwise; `settings` are
+    fields of TSAConfig or of that profile. The machine of a test need not have NTP, hence `warn`.
+    """
+    of_profile = {name: settings.pop(name) for name in TSAProfileConfig.__struct_fields__[1:] if name in settings}
     config = TSAConfig(
-        unit.write(folder),
+        settings.pop("units", None) or {"main": unit.write(folder)},  # type: ignore[arg-type]
+        settings.pop("profiles", None) or {"default": TSAProfileConfig(["main"], **of_profile)},  # type: ignore[arg-type]
         DatabaseConfig(database_url),
         port=0,
         admin_port=0,
-        **{"clock": "warn", **settings},  # type: ignore[arg-type]
+        **{"clock": ClockConfig(mode="warn"), **settings},  # type: ignore[arg-type]
     )
     async with running(serve, Config(tsa=config)) as (port, admin_port), aiohttp.ClientSession() as session:
-        yield Authority(port, f"http://127.0.0.1:{admin_port}", unit, session)
+        yield Authority(port, f"http://127.0.0.1:{admin_port}", unit, session, folder)

@@ -52,7 +52,7 @@ def test_a_good_file(tmp_path: Path) -> None:
         ("unknown = 1", r"lakthan\.toml:13: .*unknown field `unknown`"),
         ('refresh = "1 hour"', r"lakthan\.toml:13: .*duration"),
         ('authority = "twice"', "not TOML: Cannot overwrite a value"),
-        ("[tsa]", r"lakthan\.toml.*missing required field `unit`"),
+        ("[tsa]", r"lakthan\.toml.*missing required field `units`"),
         ("[ocps]", r"lakthan\.toml:13: .*unknown field `ocps`"),
         ("max_age = ", "not TOML"),
     ],

@@ -43,7 +43,9 @@ def test_metrics() -> None:
         ("## `[ocsp]`", config.OCSPConfig),
         ("### `[[ocsp.responders]]`", config.ResponderConfig),
         ("## `[tsa]`", config.TSAConfig),
-        ("### `[tsa.unit]`", config.UnitConfig),
+        ("### `[tsa.units.NAME]`", config.UnitConfig),
+        ("### `[tsa.profiles.NAME]`", config.TSAProfileConfig),
+        ("### `[tsa.clock]`", config.ClockConfig),
         ("## `[ocsp.database]`, `[tsa.database]`", config.DatabaseConfig),
     ],
 )

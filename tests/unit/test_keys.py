@@ -84,7 +84,7 @@ def test_refused_with_a_reason(uri: str, says: str, tmp_path: Path) -> None:
 
 
 async def test_a_key_of_another_certificate_never_serves(tmp_path: Path) -> None:
-    """A key that does not belong to its certificate is found out at start."""
+    """A key that does not belong to its certificate is found out at start. TSA-K8."""
     mine, other = issue("mine"), issue("other")
     certificate, _ = mine.write(tmp_path, "mine")
     _, key = other.write(tmp_path, "other")
@@ -95,7 +95,7 @@ async def test_a_key_of_another_certificate_never_serves(tmp_path: Path) -> None
 
 
 async def test_the_chain_must_lead_upwards(tmp_path: Path) -> None:
-    """Each issuer of the chain has issued the one before it; the self-signed root does not travel along."""
+    """Each issuer of the chain has issued the one before it; the self-signed root does not travel along. TSA-K8."""
     root = new_ca("root")
     middle = new_ca("middle", root)
     leaf = issue("leaf", middle)

@@ -47,7 +47,10 @@ async def stamped(unit: Unit, body: bytes, *, gen_time: datetime = NOON) -> byte
     ],
 )
 def test_gen_time(microsecond: int, written: str) -> None:
-    """The genTime has milliseconds at most, no zeros at the end, and no point when there are none (RFC 3161 §2.4.2)."""
+    """The genTime has milliseconds at most, no zeros at the end, and no point when there are none (RFC 3161 §2.4.2).
+
+    TSA-T4, TSA-T5.
+    """
     encoded = encode_gen_time(NOON.replace(microsecond=microsecond))
     assert encoded == der.encode(der.GENERALIZED_TIME, written.encode())
     parsed = core.GeneralizedTime.load(encoded, strict=True).native
@@ -55,7 +58,7 @@ def test_gen_time(microsecond: int, written: str) -> None:
 
 
 def test_gen_time_is_utc() -> None:
-    """An instant in the time of Vientiane is written as the same instant in UTC."""
+    """An instant in the time of Vientiane is written as the same instant in UTC. TSA-T4."""
     vientiane = NOON.astimezone(timezone(timedelta(hours=7)))
     assert encode_gen_time(vientiane) == encode_gen_time(NOON)
 
@@ -70,7 +73,10 @@ def test_gen_time_is_utc() -> None:
     ],
 )
 def test_accuracy(accuracy: timedelta, seconds: int | None, millis: int | None, micros: int | None) -> None:
-    """Parts of the accuracy that are zero are left out, since readers refuse a zero (RFC 3161 §2.4.2)."""
+    """Parts of the accuracy that are zero are left out, since readers refuse a zero (RFC 3161 §2.4.2).
+
+    TSA-T6, TSA-Q17.
+    """
     parsed = tsp.Accuracy.load(encode_accuracy(accuracy), strict=True).native
     assert parsed == {"seconds": seconds, "millis": millis, "micros": micros}
 
@@ -93,6 +99,8 @@ def test_policy_that_is_no_oid(unit: Unit, policy: str) -> None:
 async def test_what_a_token_holds(unit: Unit, *, cert_req: bool) -> None:
     """SignedData version 3 with one signer, named by issuer and serial number; certificates only when asked for, the
     unit's and the intermediate's but never the root; no CRLs, no unsigned attributes, no signingTime.
+
+    TSA-T1, TSA-T7, TSA-T9, TSA-T14, TSA-T15, TSA-T18, TSA-T19, TSA-T22, TSA-Q13, TSA-Q14, TSA-V2, TSA-V4.
     """
     content = token_of(await stamped(unit, request_for(cert_req=cert_req, nonce=7)))["content"]
     assert content["version"].native == "v3"
@@ -120,6 +128,8 @@ async def test_what_a_token_holds(unit: Unit, *, cert_req: bool) -> None:
 async def test_signing_certificate(unit: Unit) -> None:
     """The signed attribute names the unit's certificate and no other, by SHA-256, which is not spelled out because it
     is the default, with issuer and serial number (RFC 5816 §2.2.1).
+
+    TSA-T16, TSA-T17, TSA-Q4, TSA-Q14, TSA-Q16.
     """
     content = token_of(await stamped(unit, request_for()))["content"]
     attribute = content["signer_infos"][0]["signed_attrs"][2]
@@ -134,6 +144,8 @@ async def test_signing_certificate(unit: Unit) -> None:
 async def test_size_is_constant(unit: Unit) -> None:
     """Clients reserve room for a token by the size of an earlier one: only the fraction of genTime and the signature
     make a difference, of a few octets.
+
+    TSA-Q10, TSA-Q11.
     """
     sizes = {len(await stamped(unit, request_for(bytes([n]) * 32, nonce=2**62 + n, cert_req=True))) for n in range(40)}
     assert max(sizes) - min(sizes) <= 4

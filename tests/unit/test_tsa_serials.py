@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from lakthan import der
 from lakthan.errors import StoreUnavailable
+from lakthan_tsa.authority import SERIAL_NUMBER_OCTETS
 from lakthan_tsa.serials import SerialNumbers
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def leasing(*epochs: int) -> Callable[[], Awaitable[int]]:
@@ -25,62 +29,76 @@ def leasing(*epochs: int) -> Callable[[], Awaitable[int]]:
     return lease
 
 
-@pytest.mark.parametrize("epoch", [1, 77, 2**30 - 1])
+@pytest.mark.parametrize("epoch", [1, 77, 2**32 - 1])
 async def test_shape(epoch: int) -> None:
-    """Sixteen octets, positive, minimal; epoch and counter can be read in them."""
+    """Eighteen octets, positive, minimal; month, epoch and counter can be read in them. TSA-T3."""
     serials = SerialNumbers(leasing(epoch))
     await serials.open()
     for counter in range(3):
-        serial_number = await serials.take()
-        assert len(serial_number) == 16
+        serial_number = await serials.take(NOW)
+        assert len(serial_number) == SERIAL_NUMBER_OCTETS
         assert serial_number == der.minimal_integer(serial_number)
         assert int.from_bytes(serial_number, "big", signed=True) > 0
-        assert int.from_bytes(serial_number[:4], "big") == 2**30 + epoch
-        assert int.from_bytes(serial_number[4:8], "big") == counter
+        assert int.from_bytes(serial_number[:2], "big") == 0x4000 + 26 * 12 + 10
+        assert int.from_bytes(serial_number[2:6], "big") == epoch
+        assert int.from_bytes(serial_number[6:10], "big") == counter
+
+
+async def test_the_month_comes_first() -> None:
+    """Numbers of different months are apart, in the order of the months, whatever follows."""
+    serials = SerialNumbers(leasing(5))
+    await serials.open()
+    months = [datetime(year, month, 1, tzinfo=UTC) for year in (2000, 2026, 2099) for month in (1, 6, 12)]
+    taken = [await serials.take(month) for month in months]
+    assert taken == sorted(taken)
+    assert len({serial_number[:2] for serial_number in taken}) == len(months)
 
 
 async def test_new_epoch_when_the_counter_ends() -> None:
     """When the counter is used up a new epoch is leased, once, however many ask at the same time."""
     serials = SerialNumbers(leasing(1, 2, 3), counters=4)
     await serials.open()
-    taken = await asyncio.gather(*(serials.take() for _ in range(12)))
-    assert len({serial_number[:8] for serial_number in taken}) == 12
-    assert {serial_number[3] for serial_number in taken} == {1, 2, 3}
+    taken = await asyncio.gather(*(serials.take(NOW) for _ in range(12)))
+    assert len({serial_number[:10] for serial_number in taken}) == 12
+    assert {serial_number[5] for serial_number in taken} == {1, 2, 3}
 
 
 async def test_no_epoch_no_number() -> None:
-    """Without a fresh epoch there is no number, rather than an old one."""
+    """Without a fresh epoch there is no number, rather than an old one. TSA-R9."""
     serials = SerialNumbers(leasing(1), counters=1)
     await serials.open()
-    await serials.take()
+    await serials.take(NOW)
     with pytest.raises(StoreUnavailable):
-        await serials.take()
+        await serials.take(NOW)
 
 
 async def test_restored_backup() -> None:
-    """When a restored database gives the same epoch again, the random half still tells the numbers apart."""
+    """When a restored database gives the same epoch again, the random half still tells the numbers apart. TSA-T3."""
     taken = set()
     for _ in range(50):
         serials = SerialNumbers(leasing(9))
         await serials.open()
-        taken.add(await serials.take())
+        taken.add(await serials.take(NOW))
     assert len(taken) == 50
 
 
 async def test_abandoned_epoch() -> None:
-    """An epoch in which a number was on record before is used no more; abandoning it twice costs one epoch only."""
+    """An epoch in which a number was on record before is used no more; abandoning it twice costs one epoch only.
+
+    TSA-T3.
+    """
     serials = SerialNumbers(leasing(1, 2))
     await serials.open()
-    first, second = await serials.take(), await serials.take()
+    first, second = await serials.take(NOW), await serials.take(NOW)
     serials.abandon(first)
-    third = await serials.take()
+    third = await serials.take(NOW)
     serials.abandon(second)
-    fourth = await serials.take()
-    assert [serial_number[3] for serial_number in (first, third, fourth)] == [1, 2, 2]
+    fourth = await serials.take(NOW)
+    assert [serial_number[5] for serial_number in (first, third, fourth)] == [1, 2, 2]
 
 
-@pytest.mark.parametrize("epoch", [0, -1, 2**30])
+@pytest.mark.parametrize("epoch", [0, -1, 2**32])
 async def test_epoch_that_does_not_fit(epoch: int) -> None:
-    """An epoch beyond 30 bits is refused, not cut."""
+    """An epoch beyond 32 bits is refused, not cut."""
     with pytest.raises(StoreUnavailable, match="epoch"):
         await SerialNumbers(leasing(epoch)).open()

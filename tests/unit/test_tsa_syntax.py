@@ -31,7 +31,7 @@ def rejected(body: bytes) -> Rejection:
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("hash_name", HASH_NAMES)
 def test_every_accepted_hash(hash_name: str, *, null: bool) -> None:
-    """SHA-2 and SHA-3 imprints are taken, with parameters absent or NULL, and kept octet for octet."""
+    """SHA-2 and SHA-3 imprints are taken, with parameters absent or NULL, and kept octet for octet. TSA-T2."""
     hashed = bytes(range(HASH_SIZES[hash_name]))
     body = request_for(hashed, hash_name=hash_name, null=null)
     request = parsed(body)
@@ -42,7 +42,7 @@ def test_every_accepted_hash(hash_name: str, *, null: bool) -> None:
 
 
 def test_every_field() -> None:
-    """Policy, nonce and certReq are all read from one request."""
+    """Policy, nonce and certReq are all read from one request. TSA-T8."""
     request = parsed(request_for(req_policy=POLICY, nonce=2**159 + 1, cert_req=True))
     assert request.req_policy == der.object_identifier(POLICY)
     assert request.nonce == der.integer(2**159 + 1)
@@ -51,12 +51,15 @@ def test_every_field() -> None:
 
 @pytest.mark.parametrize("nonce", [0, 1, 127, 128, -1, -129, 2**64 - 1, 2**511 + 5])
 def test_nonce_of_any_size_and_sign(nonce: int) -> None:
-    """A nonce is an INTEGER like any other: short, long or negative, its value is kept."""
+    """A nonce is an INTEGER like any other: short, long or negative, its value is kept. TSA-T8, TSA-Q3."""
     assert parsed(request_for(nonce=nonce)).nonce == der.integer(nonce)
 
 
 def test_nonce_with_needless_octets_keeps_its_value() -> None:
-    """Clients that take random octets for an INTEGER are served; the nonce goes back in minimal DER."""
+    """Clients that take random octets for an INTEGER are served; the nonce goes back in minimal DER.
+
+    TSA-T8, TSA-Q3, TSA-Q4.
+    """
     body = der.sequence(VERSION, IMPRINT, bytes.fromhex("0203000012"))
     assert parsed(body).nonce == bytes.fromhex("020112")
 
@@ -91,13 +94,13 @@ def test_explicit_false_is_understood() -> None:
     ],
 )
 def test_bad_data_format(body: bytes) -> None:
-    """Octets that are not the DER of a request, or a hash of the wrong length, are badDataFormat."""
+    """Octets that are not the DER of a request, or a hash of the wrong length, are badDataFormat. TSA-R1, TSA-R4."""
     assert rejected(body).fail_info is PKIFailureInfo.BAD_DATA_FORMAT
 
 
 @pytest.mark.parametrize("version", [0, 2, 3, 128, -1])
 def test_other_versions(version: int) -> None:
-    """Only version 1 exists; another one is badRequest, whatever follows it."""
+    """Only version 1 exists; another one is badRequest, whatever follows it. TSA-R2."""
     rejection = rejected(der.sequence(der.integer(version), der.octet_string(b"of the future")))
     assert rejection.fail_info is PKIFailureInfo.BAD_REQUEST
     assert "bad request version" in rejection.text
@@ -113,7 +116,7 @@ def test_other_versions(version: int) -> None:
     ],
 )
 def test_weak_and_unknown_hashes(oid: str, size: int) -> None:
-    """SHA-1, MD5, SHA-224 and hashes that nobody knows are badAlg, and the text says which one it was."""
+    """SHA-1, MD5, SHA-224 and hashes that nobody knows are badAlg, and the text says which one it was. TSA-R3."""
     imprint = der.sequence(der.sequence(der.object_identifier(oid), b"\x05\x00"), der.octet_string(bytes(size)))
     rejection = rejected(der.sequence(VERSION, imprint))
     assert rejection.fail_info is PKIFailureInfo.BAD_ALG
@@ -121,14 +124,14 @@ def test_weak_and_unknown_hashes(oid: str, size: int) -> None:
 
 
 def test_hash_with_strange_parameters() -> None:
-    """A hash algorithm takes no parameters but NULL; others are badAlg."""
+    """A hash algorithm takes no parameters but NULL; others are badAlg. TSA-R3."""
     algorithm = der.sequence(der.object_identifier("2.16.840.1.101.3.4.2.1"), der.integer(1))
     rejection = rejected(der.sequence(VERSION, der.sequence(algorithm, der.octet_string(bytes(32)))))
     assert rejection.fail_info is PKIFailureInfo.BAD_ALG
 
 
 def test_foreign_policy() -> None:
-    """A policy that is not offered is refused, never replaced by another (RFC 3161 §2.4.2)."""
+    """A policy that is not offered is refused, never replaced by another (RFC 3161 §2.4.2). TSA-R5."""
     rejection = rejected(request_for(req_policy="1.2.3.4.5"))
     assert rejection.fail_info is PKIFailureInfo.UNACCEPTED_POLICY
     assert "1.2.3.4.5" in rejection.text
@@ -136,7 +139,7 @@ def test_foreign_policy() -> None:
 
 @pytest.mark.parametrize("critical", [b"", bytes.fromhex("0101ff")])
 def test_extensions(critical: bytes) -> None:
-    """No extension is recognised, so each one is refused, critical or not (RFC 3161 §2.4.1)."""
+    """No extension is recognised, so each one is refused, critical or not (RFC 3161 §2.4.1). TSA-R6."""
     extension = der.sequence(der.object_identifier("1.2.3.4"), critical, der.octet_string(b""))
     rejection = rejected(der.sequence(VERSION, IMPRINT, der.encode(0xA0, extension)))
     assert rejection.fail_info is PKIFailureInfo.UNACCEPTED_EXTENSION
@@ -175,6 +178,8 @@ def test_the_first_reason_wins() -> None:
 def test_refusals(fail_info: PKIFailureInfo, encoded: str) -> None:
     """A refusal carries one text and exactly one failInfo bit, without trailing zero bits, and a foreign reader sees
     the same.
+
+    TSA-R11, TSA-R13.
     """
     response = refusal(Rejection(fail_info, "ບໍ່ໄດ້: no"))
     assert response.endswith(bytes.fromhex(encoded))

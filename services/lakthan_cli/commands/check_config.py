@@ -17,18 +17,19 @@ import click
 from lakthan.certificates import CertificateView
 from lakthan.config import load
 from lakthan.errors import ConfigError, LakthanError
-from lakthan.identity import Identity
 from lakthan.store.pool import open_pool
 from lakthan.store.status import AuthorityReader
 from lakthan_ocsp.directory import check_responder
 from lakthan_ocsp.opening import open_responder
-from lakthan_tsa.unit import check_unit
+from lakthan_tsa.credentials import Credentials
+from lakthan_tsa.opening import make_profiles, open_unit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lakthan.config import Config, DatabaseConfig, OCSPConfig, TSAConfig
     from lakthan.store.records import AuthorityRecord
+    from lakthan_tsa.profiles import Unit
 
 
 @dataclass(slots=True)
@@ -112,10 +113,17 @@ async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
             application_name="lakthan-check",
         )
         await pool.close()
-    async with findings.about("tsa: unit"):
-        identity = await Identity.open(config.unit.certificate, config.unit.key, chain=config.unit.chain)
-        await identity.signer.aclose()
-        check_unit(identity.view)
+    units: dict[str, Unit] = {}
+    for name, unit in config.units.items():
+        async with findings.about(f"tsa: unit {name}"):
+            units[name] = await open_unit(name, unit)
+            await units[name].identity.signer.aclose()
+    if units.keys() == config.units.keys():
+        async with findings.about("tsa: profiles"):
+            make_profiles(config, units)
+    if config.credentials is not None:
+        async with findings.about("tsa: credentials"):
+            Credentials(config.credentials)
 
 
 async def _authorities(database: DatabaseConfig) -> list[AuthorityRecord]:

@@ -41,7 +41,7 @@ Exit codes:
 Of several certificates the gravest counts, in the order 3, 4, 1, 2, 0."""
 
 
-class _Group(click.Group):
+class VerdictGroup(click.Group):
     """The group; every trouble in it leaves with an exit code that is no verdict."""
 
     def make_context(
@@ -51,10 +51,12 @@ class _Group(click.Group):
         parent: click.Context | None = None,
         **extra: object,
     ) -> click.Context:
+        """Reads the command line."""
         with _exit_codes():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
+        """Runs the command."""
         with _exit_codes():
             return super().invoke(ctx)
 
@@ -103,7 +105,7 @@ _at = click.option("--at", type=Instant(), help="Verify for this time instead of
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, described in docs/commands.md.")
 
 
-@click.group(cls=_Group, epilog=_EXIT_CODES)
+@click.group(cls=VerdictGroup, epilog=_EXIT_CODES)
 def ocsp() -> None:
     """Ask any OCSP responder, look into OCSP messages, verify answers."""
 

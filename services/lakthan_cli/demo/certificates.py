@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 Extension = tuple[x509.ExtensionType, bool]  # with its `critical`
 
@@ -60,11 +60,13 @@ class Issuer:
 
 
 def new_key(kind: str) -> PrivateKey:
-    """A fresh private key: `P-256`, `P-384`, or `RSA-` and the number of bits."""
+    """A fresh private key: `P-256`, `P-384`, `ML-DSA-65`, or `RSA-` and the number of bits."""
     if kind == "P-256":
         return ec.generate_private_key(ec.SECP256R1())
     if kind == "P-384":
         return ec.generate_private_key(ec.SECP384R1())
+    if kind == "ML-DSA-65":
+        return mldsa.MLDSA65PrivateKey.generate()
     return rsa.generate_private_key(65537, int(kind.removeprefix("RSA-")))
 
 
@@ -116,8 +118,10 @@ def issue(
     return builder.sign(signing_key, hash_of(signing_key))
 
 
-def hash_of(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
-    """The hash that goes with what `key` signs: as strong as the key, no stronger."""
+def hash_of(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """The hash that goes with what `key` signs: as strong as the key, no stronger; None where the key does without."""
+    if isinstance(key, mldsa.MLDSA65PrivateKey):
+        return None
     wide = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP384R1)
     return hashes.SHA384() if wide else hashes.SHA256()
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from lakthan_cli.demo.inventory import AUTHORITIES, TSU
+from lakthan_cli.demo.certificates import POLICY_ARC
+from lakthan_cli.demo.inventory import AUTHORITIES, TSUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lakthan_cli.demo.addresses import Addresses
 
+_BEST_PRACTICE = "0.4.0.2023.1.1"
+# Signatures that few can verify yet, and tokens of another size: nobody gets one who did not ask for it.
+_POLICIES = {"ml-dsa": f"{POLICY_ARC}.5"}
 _HEAD = """\
 # Written by `lakthan demo` at every start: what you change here is gone at the next one.
 # Copy it and run `lakthan serve ocsp --config YOUR-COPY.toml` for a configuration of your own.
@@ -35,16 +39,22 @@ def services_toml(addresses: Addresses, databases: Mapping[str, str]) -> str:
         "",
         "[tsa]",
         *_listening(addresses, "tsa"),
-        'policy = "0.4.0.2023.1.1"',
         '# A demo also runs where nothing disciplines the clock. In earnest this is "enforce".',
-        'clock = "warn"',
+        'clock.mode = "warn"',
         *_database("tsa", databases),
-        "",
-        "[tsa.unit]",
-        f"certificate = {_text(TSU.certificate)}",
-        'chain = "pki/tsa-chain.pem"',
-        f"key = {_text(f'file:{TSU.key}')}",
     ]
+    for name, unit in TSUS.items():
+        lines += [
+            "",
+            f"[tsa.units.{name}]",
+            f"certificate = {_text(unit.certificate)}",
+            'chain = "pki/tsa-chain.pem"',
+            f"key = {_text(f'file:{unit.key}')}",
+            "",
+            f"[tsa.profiles.{name}]",
+            f"units = [{_text(name)}]",
+            f"policy = {_text(_POLICIES.get(name, _BEST_PRACTICE))}",
+        ]
     return "\n".join(lines) + "\n"
 
 

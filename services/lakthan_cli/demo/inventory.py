@@ -116,17 +116,28 @@ AUTHORITIES = (
 # Authorities are older than anything they issue, so that even `expired.pem` lies inside their validity.
 AGE_OF_AUTHORITIES = 3 * _DAY
 
-TSU = Leaf(
-    certificate="pki/tsu.pem",
-    authority="tsa-ca",
-    profile=Profile.TIME_STAMPING,
-    common_name="ຢັ້ງຢືນເວລາ 1 · Time-Stamping 1",
-    kind_of_key="P-256",
-    lifetime=10 * _YEAR,
-    key="secrets/tsu.key",
-    renew_before=30 * _DAY,
-    key_lifetime=_YEAR,
-)
+
+def _tsu(number: int, name: str, kind_of_key: str) -> Leaf:
+    return Leaf(
+        certificate=f"pki/{name}.pem",
+        authority="tsa-ca",
+        profile=Profile.TIME_STAMPING,
+        common_name=f"ຢັ້ງຢືນເວລາ {number} · Time-Stamping {number}",
+        kind_of_key=kind_of_key,
+        lifetime=10 * _YEAR,
+        key=f"secrets/{name}.key",
+        renew_before=30 * _DAY,
+        key_lifetime=_YEAR,
+    )
+
+
+# Each is the unit of the time-stamping profile of its name. P-256 is what every client reads; RSA is for old ones.
+TSUS = {
+    "default": _tsu(1, "tsu", "P-256"),
+    "p384": _tsu(2, "tsu-p384", "P-384"),
+    "rsa": _tsu(3, "tsu-rsa", "RSA-3072"),
+    "ml-dsa": _tsu(4, "tsu-ml-dsa", "ML-DSA-65"),
+}
 
 
 def _responder(authority: Authority) -> Leaf:
@@ -197,7 +208,7 @@ def _subscribers(authority: str, folder: str, kind_of_key: str, document_signer:
 
 LEAVES = (
     *(_responder(authority) for authority in AUTHORITIES),
-    TSU,
+    *TSUS.values(),
     *_subscribers("public-ca", "pki", "P-256", "ສົມສັກ ວົງສາ · Somsak Vongsa", "ຄຳຫຼ້າ ສີວິໄລ · Khamla Sivilay"),
     *_subscribers("gov-ca", "pki/gov", "RSA-2048", "ບຸນມີ ພົມມະ · Bounmy Phomma", "ມະນີ ແກ້ວ · Manee Keo"),
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 
 from lakthan.certificates import read_certificates
 from lakthan.errors import ConfigError
@@ -198,7 +198,7 @@ def _read_key(path: Path) -> profiles.PrivateKey:
         raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not a private key in PEM form") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey):
         raise ConfigError(f"{path} is a kind of key that the demo never makes")
     return key
 

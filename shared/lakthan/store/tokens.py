@@ -1,7 +1,8 @@
 """The record of every timestamp token, and the epochs that keep serial numbers from repeating.
 
-Promises: when `append` returns, the records are on disk; a serial number is recorded once, ever. An epoch is given
-to one start of one time-stamping unit.
+Promises: when `append` returns, the records are on disk; a serial number is recorded once, ever; nothing of a unit is
+recorded after the commit that freezes it. An epoch is given to one start of one time-stamping unit. The partition for a
+new month is made when its first token comes.
 
 Trusted: nobody can take a record back through this role, but the owner of the database can drop the whole table.
 """
@@ -13,19 +14,30 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from lakthan.errors import LakthanError
+from lakthan.errors import LakthanError, StoreUnavailable
 from lakthan.store.pool import unavailable_as_such
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from lakthan.store.records import TokenRecord
 
 _MICROSECOND = timedelta(microseconds=1)
+_FROZEN = "LK004"
+_NO_SUCH_MONTH = "LK005"
 
 
 class DuplicateSerial(LakthanError):
     """A serial number is on record already. None of these tokens was recorded, so none may be handed out."""
+
+
+class TSUFrozen(LakthanError):
+    """A unit with tokens among these is frozen. None of them was recorded. `tsu`: its name in the records."""
+
+    def __init__(self, tsu: str) -> None:
+        super().__init__(f"the time-stamping unit {tsu} is frozen")
+        self.tsu = tsu
 
 
 class TokenLog:
@@ -37,9 +49,20 @@ class TokenLog:
     async def append(self, records: Sequence[TokenRecord]) -> None:
         """Record all of them, or none, durably (RFC 3161 §2.1, a unique serial number in each token).
 
-        Raises `DuplicateSerial` and `StoreUnavailable`; after the latter the records may or may not be there, as
-        after every broken connection, so the tokens must be thrown away.
+        Raises `DuplicateSerial`, `TSUFrozen` and `StoreUnavailable`; after the last the records may or may not be
+        there, as after every broken connection, so the tokens must be thrown away.
         """
+        try:
+            await self._append(records)
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name is not None:
+                raise
+            # "no partition of relation found": the first tokens of a month.
+            for instant in {record.gen_time.replace(day=1): record.gen_time for record in records}.values():
+                await self._make_partition(instant)
+            await self._append(records)
+
+    async def _append(self, records: Sequence[TokenRecord]) -> None:
         try:
             with unavailable_as_such():
                 await self._pool.execute(
@@ -63,6 +86,24 @@ class TokenLog:
             raise DuplicateSerial(
                 "a serial number was given twice; stop this unit, and let it lease a new epoch before it stamps again"
             ) from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == _FROZEN:
+                raise TSUFrozen(str(error.detail)) from error
+            raise
+
+    async def _make_partition(self, instant: datetime) -> None:
+        try:
+            with unavailable_as_such():
+                await self._pool.execute("SELECT make_token_partition($1)", instant)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == _NO_SUCH_MONTH:
+                raise StoreUnavailable(str(error)) from error
+            raise
+
+    async def frozen(self) -> frozenset[str]:
+        """The names of all units that may stamp no more. Raises `StoreUnavailable`."""
+        with unavailable_as_such():
+            return frozenset(row["tsu"] for row in await self._pool.fetch("SELECT tsu FROM tsu_freeze"))
 
     async def lease_epoch(self, tsu: str) -> int:
         """A number that no start of any unit had before; `tsu` names the unit. Raises `StoreUnavailable`."""

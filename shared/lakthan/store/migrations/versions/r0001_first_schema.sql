@@ -2,7 +2,8 @@
 --
 -- Two rules shape it:
 --   * a status changes in one way only: a row is appended to status_change, and its trigger does the rest;
---   * what was recorded stays: status_change, timestamp_token and serial_epoch cannot be edited or emptied.
+--   * what was recorded stays: status_change, timestamp_token, serial_epoch, tsu_freeze and token_retention cannot be
+--     edited or emptied; whole months of timestamp_token can be dropped by the owner, which is on record too.
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Roles. They belong to the whole cluster, so another database may have made them, perhaps at this very moment.
@@ -147,6 +148,7 @@ CREATE SEQUENCE status_version OWNED BY status_change.version;
 -- Refusals raise SQLSTATE class LK, which the client turns into ChangeRefused:
 --   LK001 the state of the certificate forbids it     LK002 the change itself is not well formed
 --   LK003 the table is append-only or not written by hand
+--   LK004 the time-stamping unit is frozen             LK005 no tokens of that month are recorded
 CREATE FUNCTION apply_status_change() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET timezone = 'UTC'
 AS $$
@@ -281,8 +283,12 @@ CREATE TABLE serial_epoch (
     leased_at  timestamptz NOT NULL DEFAULT now()
 );
 
+-- The token log, a partition for each month of gen_time. A serial number begins with its month: two octets, 0x4000 plus
+-- the months since January 2000 (lakthan_tsa.serials). So the partitions are ranges of serial numbers, a number can be
+-- in one of them only, and the primary key holds for the whole log: no serial number twice, whatever the unit believes
+-- (RFC 3161 §2.4.2). A month that was dropped after its retention can never be stamped again.
 CREATE TABLE timestamp_token (
-    serial_number   serial_number PRIMARY KEY,  -- no serial number twice, whatever the unit believes (RFC 3161 §2.4.2)
+    serial_number   serial_number PRIMARY KEY,
     gen_time        timestamptz NOT NULL,
     policy          text NOT NULL,
     hash_algorithm  text NOT NULL,
@@ -292,7 +298,103 @@ CREATE TABLE timestamp_token (
     clock_bound_us  bigint,  -- null: the clock could not tell how far it may be off
     token_sha256    bytea NOT NULL CONSTRAINT token_sha256_is_a_sha256 CHECK (octet_length(token_sha256) = 32),
     recorded_at     timestamptz NOT NULL DEFAULT now()
+) PARTITION BY RANGE (serial_number);
+-- Rows come in the order of gen_time, nearly, so an index of block ranges finds a time span and costs next to nothing.
+CREATE INDEX timestamp_token_gen_time ON timestamp_token USING brin (gen_time);
+
+-- Which months were dropped, by whom. The greatest drop_before is the oldest instant that may still be stamped.
+CREATE TABLE token_retention (
+    drop_before  timestamptz NOT NULL,
+    partitions   text[] NOT NULL,
+    tokens       bigint NOT NULL,
+    actor        text NOT NULL CONSTRAINT retention_has_an_actor CHECK (btrim(actor) <> ''),
+    dropped_at   timestamptz NOT NULL DEFAULT now()
 );
+
+-- What happened to the clock of a machine that stamps, read from that clock: `at` may be wrong, recorded_at is ours.
+CREATE TABLE clock_event (
+    at           timestamptz NOT NULL,
+    host         text NOT NULL,
+    event        text NOT NULL CONSTRAINT event_is_one_of CHECK (
+                     event IN ('sync', 'warning', 'loss', 'step', 'leap second', 'measured')),
+    state        text NOT NULL,
+    offset_us    bigint,  -- ahead of UTC; for a step, by how much it was set; null: nobody can tell
+    bound_us     bigint,  -- null: as above
+    detail       text NOT NULL,
+    recorded_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX clock_event_at ON clock_event (at);
+
+-- A time-stamping unit that must stamp no more, for good; tsu is its name in timestamp_token.
+CREATE TABLE tsu_freeze (
+    tsu        text PRIMARY KEY CONSTRAINT tsu_is_the_sha256_of_a_certificate CHECK (tsu ~ '^[0-9a-f]{64}$'),
+    reason     text NOT NULL CONSTRAINT freeze_has_a_reason CHECK (btrim(reason) <> ''),
+    actor      text NOT NULL CONSTRAINT freeze_has_an_actor CHECK (btrim(actor) <> ''),
+    frozen_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- The partition for the month of an instant. A unit makes those that it needs, near the present and nowhere else.
+CREATE FUNCTION make_token_partition(instant timestamptz) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    month  timestamptz := date_trunc('month', instant);
+    number integer := (extract(year FROM instant) - 2000) * 12 + extract(month FROM instant) - 1;
+    name   text := 'timestamp_token_' || to_char(instant, 'YYYY_MM');
+BEGIN
+    IF to_regclass(format('public.%I', name)) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    IF instant NOT BETWEEN now() - interval '40 days' AND now() + interval '40 days' THEN
+        RAISE EXCEPTION USING ERRCODE = 'LK005', MESSAGE = format('no tokens of %s are recorded: the database''s clock '
+            'says %s; set the clock that is wrong', to_char(instant, 'YYYY-MM-DD'), to_char(now(), 'YYYY-MM-DD'));
+    ELSIF EXISTS (SELECT FROM token_retention WHERE drop_before > month) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LK005', MESSAGE = format('the token records of %s were dropped after their '
+            'retention; nothing can be stamped in that month any more', to_char(instant, 'YYYY-MM'));
+    END IF;
+    -- Made beside the log and then attached: that waits for no reader and no writer, only for somebody who does the same.
+    LOCK TABLE timestamp_token IN SHARE UPDATE EXCLUSIVE MODE;
+    IF to_regclass(format('public.%I', name)) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TABLE public.%I (LIKE timestamp_token INCLUDING DEFAULTS INCLUDING CONSTRAINTS, '
+                   'CONSTRAINT gen_time_is_in_the_month CHECK (gen_time >= %L AND gen_time < %L))',
+                   name, month, month + interval '1 month');
+    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.%I '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION refuse()', name);
+    EXECUTE format('ALTER TABLE public.%I ENABLE ALWAYS TRIGGER append_only', name);
+    EXECUTE format('ALTER TABLE timestamp_token ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', name,
+                   substring(int4send(16384 + number) FROM 3), substring(int4send(16385 + number) FROM 3));
+END
+$$;
+
+-- A freeze waits for the commits that are under way and every later one sees it: when the freeze is committed, nothing
+-- more of that unit comes on record, and what is not on record does not leave the house. The number of the lock is any.
+CREATE FUNCTION wait_for_commits() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(x'6672656568'::bigint);
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION refuse_frozen() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+AS $$
+DECLARE
+    frozen text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(x'6672656568'::bigint);
+    SELECT f.tsu INTO frozen FROM tsu_freeze f WHERE f.tsu IN (SELECT n.tsu FROM new_tokens n) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'LK004', MESSAGE = format('the unit %s is frozen', frozen), DETAIL = frozen;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER wait_for_commits BEFORE INSERT ON tsu_freeze FOR EACH STATEMENT EXECUTE FUNCTION wait_for_commits();
+CREATE TRIGGER refuse_frozen AFTER INSERT ON timestamp_token REFERENCING NEW TABLE AS new_tokens
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_frozen();
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- What was recorded stays, even when the owner of the tables slips. ALWAYS: also when replaying as a replica.
@@ -313,9 +415,18 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON timestamp_toke
     FOR EACH STATEMENT EXECUTE FUNCTION refuse();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON serial_epoch
     FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tsu_freeze
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON token_retention
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON clock_event
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse();
 ALTER TABLE status_change ENABLE ALWAYS TRIGGER append_only;
 ALTER TABLE timestamp_token ENABLE ALWAYS TRIGGER append_only;
 ALTER TABLE serial_epoch ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE clock_event ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE tsu_freeze ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE token_retention ENABLE ALWAYS TRIGGER append_only;
 
 CREATE TRIGGER not_by_hand BEFORE INSERT OR UPDATE OR DELETE ON certificate_status
     FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse();
@@ -325,7 +436,8 @@ CREATE TRIGGER not_by_hand_truncate BEFORE TRUNCATE ON certificate_status
 -- ---------------------------------------------------------------------------------------------------------------
 -- Rights follow the service.
 
-REVOKE EXECUTE ON FUNCTION apply_status_change(), notify_authority(), refuse() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION apply_status_change(), notify_authority(), refuse(), make_token_partition(timestamptz),
+    wait_for_commits(), refuse_frozen() FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA public TO lakthan_responder, lakthan_tsa, lakthan_registry;
 
@@ -333,9 +445,13 @@ GRANT SELECT ON authority, authority_name, authority_key, authority_certificate,
     TO lakthan_responder;
 
 GRANT INSERT ON timestamp_token TO lakthan_tsa;
+GRANT INSERT (at, host, event, state, offset_us, bound_us, detail) ON clock_event TO lakthan_tsa;
+GRANT EXECUTE ON FUNCTION make_token_partition(timestamptz) TO lakthan_tsa;
+GRANT SELECT (tsu) ON tsu_freeze TO lakthan_tsa;
 GRANT INSERT (tsu), SELECT (epoch) ON serial_epoch TO lakthan_tsa;  -- epoch is read back by RETURNING only
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO lakthan_registry;
 GRANT INSERT, UPDATE, DELETE ON authority, authority_name, authority_key, authority_certificate, authority_crl
     TO lakthan_registry;
 GRANT INSERT ON status_change TO lakthan_registry;
+GRANT INSERT (tsu, reason, actor) ON tsu_freeze TO lakthan_registry;
