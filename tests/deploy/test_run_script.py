@@ -73,7 +73,7 @@ def test_help_lists_every_command() -> None:
     """`./run` alone explains itself."""
     done = run()
     assert done.returncode == 0
-    for command in ("demo", "lakthan", "test", "check", "fix", "bench", "fuzz"):
+    for command in ("demo", "lakthan", "test", "check", "fix", "bench", "fuzz", "endure"):
         assert f"\n  {command} " in done.stdout
 
 
