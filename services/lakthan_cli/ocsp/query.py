@@ -15,11 +15,12 @@ from http import HTTPStatus
 from pathlib import Path
 
 from lakthan.errors import LakthanError
+from lakthan_cli.exchange import TransportError, http_words
 from lakthan_cli.ocsp.certificate import Certificate, Unreadable, parse_certificates, read_certificates
 from lakthan_cli.ocsp.checks import Check, Outcome, Question, Verification, verify
 from lakthan_cli.ocsp.message import OCSPResponse, read_response
 from lakthan_cli.ocsp.request import NONCE_OCTETS, cert_id, encode, every_cert_id
-from lakthan_cli.ocsp.transport import Reply, Transport, TransportError, http_words
+from lakthan_cli.ocsp.transport import Reply, Transport
 
 _BESIDE = ("ca.pem", "chain.pem")
 

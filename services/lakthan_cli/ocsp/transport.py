@@ -2,31 +2,34 @@
 
 Promises: whatever goes wrong on the way is a `TransportError` with a sentence for people.
 
-Trusted: nobody. Addresses come out of certificates that are not verified yet, so only http and https are followed, and
-what comes back is at most `LARGEST_BODY` octets that others verify.
+Trusted: nobody; what comes back is verified by others.
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
-LARGEST_BODY = 1024 * 1024
+from lakthan_cli.exchange import (
+    TransportError,
+    check_scheme,
+    explained,
+    http_words,
+    media_type_of,
+    read,
+    refuse_redirect,
+)
+
 _REQUEST_TYPE = "application/ocsp-request"
 _RESPONSE_TYPE = "application/ocsp-response"
-
-
-class TransportError(Exception):
-    """No answer came. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,8 @@ class Transport:
         self, method: str, url: str, headers: dict[str, str], body: bytes | None = None, *, redirects: bool = False
     ) -> Reply:
         started = time.perf_counter()
-        try:
-            if urlsplit(url).scheme.lower() not in ("http", "https"):
-                raise TransportError("only http:// and https:// can be asked")
+        check_scheme(url)
+        with explained(self._timeout_seconds):
             async with self._session.request(
                 method,
                 URL(url, encoded=True),
@@ -97,34 +99,8 @@ class Transport:
                 allow_redirects=redirects,
                 max_redirects=3,
             ) as reply:
-                if not redirects and HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
-                    to = reply.headers.get("Location", "nowhere")
-                    raise TransportError(f"it sends elsewhere, to {to}: ask there with --url, if you trust it")
-                read = bytearray()
-                async for chunk in reply.content.iter_any():
-                    read += chunk
-                    if len(read) > LARGEST_BODY:
-                        raise TransportError(f"it sends more than {LARGEST_BODY} octets")
+                if not redirects:
+                    refuse_redirect(reply)
+                octets = await read(reply)
                 elapsed = (time.perf_counter() - started) * 1000
-                media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-                return Reply(reply.status, media_type, bytes(read), round(elapsed, 1))
-        except TimeoutError as error:
-            raise TransportError(f"no answer within {self._timeout_seconds:g} s") from error
-        except aiohttp.InvalidURL as error:
-            raise TransportError("it is not a usable URL") from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise TransportError("its name cannot be found (DNS)") from error
-        except aiohttp.ClientConnectorError as error:
-            # asyncio puts the address into strerror, and the reader has that already.
-            cause = error.os_error
-            raise TransportError(f"no connection: {os.strerror(cause.errno) if cause.errno else cause}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError(f"the connection failed: {str(error) or type(error).__name__}") from error
-
-
-def http_words(status: int) -> str:
-    """`404 Not Found`."""
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
+                return Reply(reply.status, media_type_of(reply), octets, round(elapsed, 1))

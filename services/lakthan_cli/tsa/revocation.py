@@ -18,12 +18,13 @@ from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from lakthan_cli.exchange import TransportError
 from lakthan_cli.ocsp.certificate import Certificate, Unreadable, reading
 from lakthan_cli.ocsp.checks import Check, Outcome
 from lakthan_cli.ocsp.extensions import moment
 from lakthan_cli.ocsp.message import CRL_REASON
 from lakthan_cli.ocsp.query import Asker, Options, Verdict
-from lakthan_cli.ocsp.transport import Transport, TransportError
+from lakthan_cli.ocsp.transport import Transport
 from lakthan_cli.tsa.checks import SKEW, Verification
 
 # RFC 3161 §4: revoked for one of these, what was stamped before stays good.

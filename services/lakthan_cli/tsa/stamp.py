@@ -14,9 +14,9 @@ from enum import Enum
 from pathlib import Path
 
 from lakthan.errors import ConfigError
+from lakthan_cli.exchange import TransportError
 from lakthan_cli.ocsp.certificate import Certificate, Unreadable
 from lakthan_cli.ocsp.checks import Check, Outcome
-from lakthan_cli.ocsp.transport import TransportError
 from lakthan_cli.tsa import files, request
 from lakthan_cli.tsa.checks import Question, Verification, fits, verify
 from lakthan_cli.tsa.imprint import Hash, digest_of

@@ -5,13 +5,12 @@ Promises: an authority that says "too many" (429) or "not now" (503) is asked ag
 names, and no sooner; one that closes a connection which was kept open is asked again at once. Whatever else goes wrong
 is a `TransportError` with a sentence for people.
 
-Trusted: nobody. What comes back is at most `LARGEST_BODY` octets that others verify.
+Trusted: nobody; what comes back is verified by others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,14 +19,20 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
-from lakthan_cli.ocsp.transport import TransportError, http_words
+from lakthan_cli.exchange import (
+    TransportError,
+    check_scheme,
+    explained,
+    http_words,
+    media_type_of,
+    read,
+    refuse_redirect,
+)
 
-LARGEST_BODY = 1024 * 1024
 _QUERY_TYPE = "application/timestamp-query"
 _REPLY_TYPE = "application/timestamp-reply"
 _AGAIN = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -82,14 +87,15 @@ class Transport:
 
     async def post(self, url: str, request: bytes) -> Reply:
         """Send a TimeStampReq; the reply to HTTP status 200. Raises `TransportError`."""
-        if urlsplit(url).scheme.lower() not in ("http", "https"):
-            raise TransportError("only http:// and https:// can be asked")
+        check_scheme(url)
         for tried in range(1, self._tries + 1):
             await asyncio.sleep(max(0, self._free_ns - time.monotonic_ns()) / 1e9)
             last = tried == self._tries
             try:
                 found = await self._once(url, request, tried)
-            except aiohttp.ServerDisconnectedError as error:
+            except TransportError as error:
+                if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
                 if last:
                     raise TransportError("it closed the connection without a word") from error
                 continue
@@ -104,47 +110,22 @@ class Transport:
         """The reply, or the seconds to wait before the next try."""
         headers = {"Content-Type": _QUERY_TYPE, "Accept": _REPLY_TYPE}
         started = time.perf_counter()
-        try:
+        with explained(self._timeout_seconds):
             async with self._session.post(
                 URL(url, encoded=True), data=request, headers=headers, allow_redirects=False
             ) as reply:
                 if reply.status in _AGAIN:
                     return _seconds(reply.headers.get("Retry-After"), tried)
-                if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
-                    to = reply.headers.get("Location", "nowhere")
-                    raise TransportError(f"it sends elsewhere, to {to}: ask there with --url, if you trust it")
-                body = await _read(reply)
+                refuse_redirect(reply)
+                body = await read(reply)
                 if reply.status != HTTPStatus.OK:
                     raise TransportError(f"the server says {http_words(reply.status)}{_first_line(body)}")
-                media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-                return Reply(media_type, body, round((time.perf_counter() - started) * 1000, 1), tried)
-        except aiohttp.ServerDisconnectedError:
-            raise
-        except TimeoutError as error:
-            raise TransportError(f"no answer within {self._timeout_seconds:g} s") from error
-        except aiohttp.InvalidURL as error:
-            raise TransportError("it is not a usable URL") from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise TransportError("its name cannot be found (DNS)") from error
-        except aiohttp.ClientConnectorError as error:
-            cause = error.os_error
-            raise TransportError(f"no connection: {os.strerror(cause.errno) if cause.errno else cause}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError(f"the connection failed: {str(error) or type(error).__name__}") from error
+                return Reply(media_type_of(reply), body, round((time.perf_counter() - started) * 1000, 1), tried)
 
 
 def read_bearer(path: Path) -> str:
     """The API token in a file: its first line. Raises `OSError` and `UnicodeDecodeError`."""
     return path.read_text(encoding="ascii").partition("\n")[0].strip()
-
-
-async def _read(reply: aiohttp.ClientResponse) -> bytes:
-    read = bytearray()
-    async for chunk in reply.content.iter_any():
-        read += chunk
-        if len(read) > LARGEST_BODY:
-            raise TransportError(f"it sends more than {LARGEST_BODY} octets")
-    return bytes(read)
 
 
 def _seconds(retry_after: str | None, tried: int) -> float:
