@@ -83,6 +83,10 @@ class Home:
             if self.scratch is not None and self.scratch.exists():
                 shutil.rmtree(self.scratch)
         finally:
+            if self.lock >= 0:
+                # We hold it no longer. A guard of ours may do so for a moment more: the next one waits for that, and
+                # need not be told that we are still there.
+                self._write_lock()
             self.forget()
 
     def forget(self) -> None:
