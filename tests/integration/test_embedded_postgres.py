@@ -240,6 +240,7 @@ def test_second_owner_is_refused_by_name(directory: Path) -> None:
     assert writer.poll() is None
     assert not is_gone(directory)
     kill(writer)
+    until(lambda: is_gone(directory), "the server to end before its folder is removed")
 
 
 def test_forked_child_does_not_keep_the_server_alive(directory: Path) -> None:
