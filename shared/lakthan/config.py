@@ -180,11 +180,35 @@ class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock: ClockConfig = ClockConfig()
 
 
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The registry: HTTPS for CAs that push, and whoever fetches what the others publish.
+
+    `certificate` and `key`: the TLS server's, PEM. `clients`: PEM file of the CAs whose client certificates are looked
+    at; without it only API tokens count. `client_crls`: CRLs of those CAs. `spool`: a folder with one subfolder for each
+    authority, named as the authority, into which CRLs are dropped. `fetch_crls`: whether this process fetches the CRLs
+    of the authorities' policies. `most_changes`: in one call.
+    """
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None
+    client_crls: tuple[Path, ...] = ()
+    spool: Path | None = None
+    fetch_crls: bool = True
+    most_changes: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
+    database: DatabaseConfig = DatabaseConfig()
+    host: str = "127.0.0.1"
+    port: Port = 8443
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8444
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file; each service reads its own table."""
 
     ocsp: OCSPConfig | None = None
     tsa: TSAConfig | None = None
+    registry: RegistryConfig | None = None
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:

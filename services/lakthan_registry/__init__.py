@@ -1,0 +1,5 @@
+"""The registry: how CAs feed the store, and nobody else can.
+
+syntax and core read CRLs and issued lists (values in, values out); `service` and `app` are the HTTPS door for the CAs;
+`sources` fetches what CAs only publish; `monitor` compares what they publish with what the responders answer.
+"""
