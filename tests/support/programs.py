@@ -32,7 +32,9 @@ PACKAGES = {
     "openssl": "openssl",
     "osslsigncode": "osslsigncode",
     "pdfsig": "poppler-utils",
+    "pkcs11-tool": "opensc",
     "setpriv": "util-linux",
+    "softhsm2-util": "softhsm2",
     "unshare": "util-linux",
     "uv": "none in Debian; the dev environment of ./run has it",
 }

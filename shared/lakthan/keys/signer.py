@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, paddin
 
 from lakthan.config import KeyURI
 from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.keys.pkcs11 import PKCS11Signer
 from lakthan.keys.software import SoftwareSigner
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ def open_signer(key: KeyURI) -> Signer:
 
     Raises `ConfigError` when there is no such key, it cannot be read, or its kind cannot sign here.
     """
+    if key.uri.startswith("pkcs11:"):
+        return PKCS11Signer.load(key)
     parts = urlsplit(key.uri)
     attributes = parse_qs(parts.query, keep_blank_values=True)
     if parts.scheme != "file" or parts.netloc:
-        raise ConfigError(f"the key {key.uri!r} has no known scheme: write file:PATH")
+        raise ConfigError(f"the key {key.uri!r} has no known scheme: write file:PATH or pkcs11:…")
     unknown = attributes.keys() - {"pin-source"}
     if unknown:
         raise ConfigError(f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: only pin-source is known")
