@@ -57,7 +57,7 @@ async def test_every_kind_signs_and_openssl_agrees(kind: str, token: Token, tmp_
     (tmp_path / "public.pem").write_bytes(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    command = [need("openssl"), "pkeyutl", "-verify", "-pubin", "-inkey", "public.pem"]
+    command: list[str] = [str(need("openssl")), "pkeyutl", "-verify", "-pubin", "-inkey", "public.pem"]
     command += ["-rawin", "-in", "message", "-sigfile", "signature"]
     if kind != "Ed25519":
         command += ["-digest", "sha384" if kind == "P-384" else "sha256"]
@@ -145,10 +145,9 @@ async def test_the_token_goes_and_comes_back(token: Token, tokens: Path, tmp_pat
     await prove(signer, key.public_key())
     with taken_away(tokens, tmp_path / "safe"):
         _forget_sessions(signer)
-        with pytest.raises(SignerUnusable, match="0 tokens are there"):
-            await signer.sign(b"x")
-        with pytest.raises(SignerUnusable, match="looked for again every second"):
-            await signer.sign(b"x")
+        for _ in range(3):  # the library is started again for the first of them at most, then once a second
+            with pytest.raises(SignerUnusable, match="0 tokens are there|looked for again every second"):
+                await signer.sign(b"x")
     async with asyncio.timeout(30):
         while True:
             try:

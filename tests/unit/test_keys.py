@@ -58,7 +58,7 @@ async def test_an_encrypted_key(form: PrivateFormat, tmp_path: Path) -> None:
         ("file:p521.pem", "use P-256 or P-384"),
         ("file:rsa1024.pem", "use 2048 to 4096"),
         ("file:dsa.pem", "use P-256, P-384, RSA, Ed25519 or ML-DSA-65"),
-        ("pkcs11:token=x", "no known scheme"),
+        ("tpm:token=x", "no known scheme"),
         ("plain.pem", "no known scheme"),
         ("file://host/plain.pem", "no known scheme"),
     ],
