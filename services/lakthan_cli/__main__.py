@@ -18,11 +18,13 @@ _COMMANDS = {
     "demo": ("demo", "Run a whole national PKI with OCSP and time-stamps on this machine."),
     "serve": ("serve", "Run one service: ocsp or tsa."),
     "check-config": ("check_config", "Open everything a configuration names, and say what is wrong."),
+    "keys": ("keys", "Make the keys of responders and units, ask for their certificates, try them."),
     "db": ("db", "Bring the database's schema up to date, or show how far it is."),
     "revoke": ("changes", "Revoke a certificate, for good."),
     "hold": ("changes", "Suspend a certificate."),
     "unhold": ("changes", "Make a suspended certificate good again."),
     "status": ("status", "Show a certificate's status and its history."),
+    "ceremony": ("ceremony", "Sign the status of sub-CAs with an offline root's key, and import it."),
     "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),
     "tsa": ("tsa", "Have files stamped, look into time-stamps, verify them; run an authority."),
 }

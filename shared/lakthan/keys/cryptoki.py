@@ -1,4 +1,4 @@
-"""A PKCS#11 library, called through ctypes: the dozen functions that signing needs, and nothing more.
+"""A PKCS#11 library, called through ctypes: the few functions that signing and making keys need, and nothing more.
 
 Promises: the library is initialised once in a process, with `CKF_OS_LOCKING_OK`, so that several threads may call it at
 once; every call lets the other threads of Python run; a return value other than `CKR_OK` is a `CryptokiError` that
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_CKF_RW_SESSION = 0x2
 _CKF_SERIAL_SESSION = 0x4
 _CKF_OS_LOCKING_OK = 0x2
 _CKU_USER = 1
@@ -35,7 +36,11 @@ CKK_RSA, CKK_EC, CKK_EC_EDWARDS = 0x0, 0x3, 0x40
 CKA_CLASS, CKA_LABEL, CKA_KEY_TYPE, CKA_ID = 0x0, 0x3, 0x100, 0x102
 CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT = 0x120, 0x122, 0x180, 0x181
 
+CKA_TOKEN, CKA_PRIVATE, CKA_SENSITIVE, CKA_SIGN, CKA_VERIFY, CKA_EXTRACTABLE = 0x1, 0x2, 0x103, 0x108, 0x10A, 0x162
+CKA_MODULUS_BITS = 0x121
+
 CKM_RSA_PKCS, CKM_ECDSA, CKM_EDDSA = 0x1, 0x1041, 0x1057
+CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN = 0x0, 0x1040, 0x1055
 
 CKR_OK = 0x0
 CKR_PIN_INCORRECT = 0xA0
@@ -139,6 +144,19 @@ _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_FindObjects": (27, (c_ulong, POINTER(c_ulong), c_ulong, POINTER(c_ulong))),
     "C_FindObjectsFinal": (28, (c_ulong,)),
     "C_SignInit": (42, (c_ulong, POINTER(_Mechanism), c_ulong)),
+    "C_GenerateKeyPair": (
+        59,
+        (
+            c_ulong,
+            POINTER(_Mechanism),
+            POINTER(_Attribute),
+            c_ulong,
+            POINTER(_Attribute),
+            c_ulong,
+            POINTER(c_ulong),
+            POINTER(c_ulong),
+        ),
+    ),
     "C_Sign": (43, (c_ulong, c_char_p, c_ulong, c_char_p, POINTER(c_ulong))),
 }
 
@@ -202,10 +220,11 @@ class Cryptoki:
         self._call("C_GetTokenInfo", slot, byref(info))
         return TokenInfo(info)
 
-    def open_session(self, slot: int) -> int:
-        """A session that may read and sign."""
+    def open_session(self, slot: int, *, writing: bool = False) -> int:
+        """A session that may read and sign; `writing`: and make objects."""
         session = c_ulong()
-        self._call("C_OpenSession", slot, _CKF_SERIAL_SESSION, None, None, byref(session))
+        flags = _CKF_SERIAL_SESSION | (_CKF_RW_SESSION if writing else 0)
+        self._call("C_OpenSession", slot, flags, None, None, byref(session))
         return session.value
 
     def close_session(self, session: int) -> None:
@@ -220,11 +239,7 @@ class Cryptoki:
 
     def find(self, session: int, wanted: Mapping[int, bytes]) -> list[int]:
         """The first objects with these attribute values, at most 16."""
-        values = [create_string_buffer(value, len(value)) for value in wanted.values()]
-        template = (_Attribute * len(wanted))(
-            *(_Attribute(kind, cast(value, c_void_p), len(value)) for kind, value in zip(wanted, values, strict=True))
-        )
-        self._call("C_FindObjectsInit", session, template, len(wanted))
+        self._call("C_FindObjectsInit", session, _template(wanted), len(wanted))
         try:
             found, count = (c_ulong * _MOST_OBJECTS)(), c_ulong()
             self._call("C_FindObjects", session, found, _MOST_OBJECTS, byref(count))
@@ -250,8 +265,32 @@ class Cryptoki:
         self._call("C_Sign", session, data, len(data), signature, byref(length))
         return signature.raw[: length.value]
 
+    def generate_key_pair(
+        self, session: int, mechanism: int, public: Mapping[int, bytes], private: Mapping[int, bytes]
+    ) -> None:
+        """Make a key pair with these attributes, in the token."""
+        self._call(
+            "C_GenerateKeyPair",
+            session,
+            byref(_Mechanism(mechanism, None, 0)),
+            _template(public),
+            len(public),
+            _template(private),
+            len(private),
+            byref(c_ulong()),
+            byref(c_ulong()),
+        )
+
     def _call(self, name: str, *arguments: object) -> None:
         _check(name, self._functions[name](*arguments))
+
+
+def _template(attributes: Mapping[int, bytes]) -> ctypes.Array[_Attribute]:
+    """A CK_ATTRIBUTE array. It keeps the octets that it points to alive."""
+    values = [create_string_buffer(value, len(value)) for value in attributes.values()]
+    return (_Attribute * len(attributes))(
+        *(_Attribute(kind, cast(value, c_void_p), len(value)) for kind, value in zip(attributes, values, strict=True))
+    )
 
 
 def number(value: int) -> bytes:

@@ -39,6 +39,10 @@ class PKCS11URI:
     waiting: int
     mechanism: int  # -1: the usual one
 
+    def __str__(self) -> str:
+        which = self.label if self.label is not None else (self.identifier or b"").hex()
+        return f"PKCS#11 key {which!r} of token {self.token.get('token', '?')!r}"
+
 
 def parse(key: KeyURI) -> PKCS11URI:
     """Read the URI of a key. Raises `ConfigError` that says what to write instead."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 
 from lakthan.config import KeyURI
-from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.errors import SignerUnusable
 from lakthan.keys.pkcs11 import PKCS11Signer
-from lakthan.keys.software import SoftwareSigner
+from lakthan.keys.software import SoftwareSigner, key_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -53,18 +52,8 @@ def open_signer(key: KeyURI) -> Signer:
     """
     if key.uri.startswith("pkcs11:"):
         return PKCS11Signer.load(key)
-    parts = urlsplit(key.uri)
-    attributes = parse_qs(parts.query, keep_blank_values=True)
-    if parts.scheme != "file" or parts.netloc:
-        raise ConfigError(f"the key {key.uri!r} has no known scheme: write file:PATH or pkcs11:…")
-    unknown = attributes.keys() - {"pin-source"}
-    if unknown:
-        raise ConfigError(f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: only pin-source is known")
-    pin_source = attributes.get("pin-source")
-    return SoftwareSigner.load(
-        key.folder / unquote(parts.path),
-        passphrase_file=key.folder / pin_source[0].removeprefix("file:") if pin_source else None,
-    )
+    path, passphrase = key_file(key)
+    return SoftwareSigner.load(path, passphrase)
 
 
 def verify(public_key: PublicKeyTypes, hash_algorithm: HashAlgorithm, signature: bytes, message: bytes) -> None:

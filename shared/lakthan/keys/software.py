@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from lakthan.config import KeyURI
 
 SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
 
@@ -46,11 +49,10 @@ class SoftwareSigner:
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="signer") if slow else None
 
     @classmethod
-    def load(cls, path: Path, *, passphrase_file: Path | None = None) -> SoftwareSigner:
-        """Read a PEM key, with the pass phrase (the file's first line) where it is encrypted. Raises `ConfigError`."""
+    def load(cls, path: Path, passphrase: bytes | None = None) -> SoftwareSigner:
+        """Read a PEM key, with the pass phrase where it is encrypted. Raises `ConfigError`."""
         try:
             pem = path.read_bytes()
-            passphrase = passphrase_file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if passphrase_file else None
         except OSError as error:
             raise ConfigError(f"the key file {error.filename} cannot be read: {error.strerror}") from error
         try:
@@ -74,6 +76,25 @@ class SoftwareSigner:
         """See `Signer.aclose`."""
         if self._executor is not None:
             self._executor.shutdown(wait=False)
+
+
+def key_file(key: KeyURI) -> tuple[Path, bytes | None]:
+    """The path of a `file:` URI, and the pass phrase, the first line of its `pin-source`. Raises `ConfigError`."""
+    parts = urlsplit(key.uri)
+    attributes = parse_qs(parts.query, keep_blank_values=True)
+    if parts.scheme != "file" or parts.netloc:
+        raise ConfigError(f"the key {key.uri!r} has no known scheme: write file:PATH or pkcs11:…")
+    unknown = attributes.keys() - {"pin-source"}
+    if unknown:
+        raise ConfigError(f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: only pin-source is known")
+    path = key.folder / unquote(parts.path)
+    if "pin-source" not in attributes:
+        return path, None
+    source = key.folder / attributes["pin-source"][0].removeprefix("file:")
+    try:
+        return path, source.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+    except OSError as error:
+        raise ConfigError(f"the key file {error.filename} cannot be read: {error.strerror}") from error
 
 
 def _raw_sign(key: SoftwareKey, algorithm: SignatureAlgorithm) -> Callable[[bytes], bytes]:
