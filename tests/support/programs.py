@@ -31,6 +31,7 @@ PACKAGES = {
     "ocsptool": "gnutls-bin",
     "openssl": "openssl",
     "osslsigncode": "osslsigncode",
+    "p11-kit": "p11-kit, with p11-kit-modules",
     "pdfsig": "poppler-utils",
     "pkcs11-tool": "opensc",
     "setpriv": "util-linux",
