@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 
 from lakthan.errors import LakthanError
-from lakthan.store.changes import ChangeRefused, ChangeWriter
+from lakthan.store.authorities import AuthorityAdmin
+from lakthan.store.changes import ChangeRefused, ChangeWriter, StateForbids
 from lakthan.store.pool import connect
 from lakthan.store.records import CertStatus, Change, ChangeRequest, CRLReason, CRLSource, StatusRecord
 from lakthan.store.status import StatusReader
@@ -25,6 +26,12 @@ NOT_AFTER = datetime(2030, 1, 1, tzinfo=UTC)
 async def writer(open_as: OpenPool) -> ChangeWriter:
     """A writer with the registry's rights."""
     return ChangeWriter(await open_as("lakthan_registry"))
+
+
+@pytest.fixture
+async def admin(open_as: OpenPool) -> AuthorityAdmin:
+    """Who may change authorities, with the registry's rights."""
+    return AuthorityAdmin(await open_as("lakthan_registry"))
 
 
 @pytest.fixture
@@ -134,34 +141,34 @@ async def test_the_hash_of_a_certificate_is_kept(writer: ChangeWriter, reader: S
     assert (await writer.history(authority_id, SERIAL))[0].request.certificate_sha256 == digest
 
 
-async def test_the_crl_of_an_authority(writer: ChangeWriter, authority_id: int) -> None:
+async def test_the_crl_of_an_authority(admin: AuthorityAdmin, authority_id: int) -> None:
     """The current CRL replaces the one before; one that ends before it begins is refused."""
     now = datetime.now(UTC).replace(microsecond=0)
     first = CRLSource(None, None, now - timedelta(hours=2), now)
     second = CRLSource("http://127.0.0.1/ca.crl", b"\x01\x00", now, now + timedelta(hours=2))
     for crl in (first, second):
-        await writer.set_crl(authority_id, crl)
-        (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+        await admin.set_crl(authority_id, crl)
+        (authority,) = [each for each in await admin.authorities() if each.id == authority_id]
         assert authority.crl == crl
     with pytest.raises(ChangeRefused, match="ends before it begins"):
-        await writer.set_crl(authority_id, CRLSource(None, None, now, now))
+        await admin.set_crl(authority_id, CRLSource(None, None, now, now))
     with pytest.raises(ChangeRefused, match="no such authority"):
-        await writer.set_crl(999, second)
+        await admin.set_crl(999, second)
 
 
-async def test_a_revoked_authority(writer: ChangeWriter, authority_id: int) -> None:
+async def test_a_revoked_authority(admin: AuthorityAdmin, authority_id: int) -> None:
     """A CA is revoked once and for good, not in the future, and only if it is on record."""
-    (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+    (authority,) = [each for each in await admin.authorities() if each.id == authority_id]
     now = datetime.now(UTC).replace(microsecond=0)
     reason = CRLReason.CA_COMPROMISE
     for name, when in (("nobody", now), (authority.name, now + timedelta(hours=1))):
         with pytest.raises(ChangeRefused, match="is not on record, or is revoked already, or the time"):
-            await writer.revoke_authority(name, reason=reason, revocation_time=when)
-    await writer.revoke_authority(authority.name, reason=reason, revocation_time=now)
-    (authority,) = [each for each in await writer.authorities() if each.id == authority_id]
+            await admin.revoke_authority(name, reason=reason, revocation_time=when)
+    await admin.revoke_authority(authority.name, reason=reason, revocation_time=now)
+    (authority,) = [each for each in await admin.authorities() if each.id == authority_id]
     assert (authority.revocation_time, authority.revocation_reason) == (now, reason)
     with pytest.raises(ChangeRefused, match="revoked already"):
-        await writer.revoke_authority(authority.name, reason=reason, revocation_time=now)
+        await admin.revoke_authority(authority.name, reason=reason, revocation_time=now)
 
 
 async def test_issue_with_another_end_is_refused(writer: ChangeWriter, authority_id: int) -> None:
@@ -298,7 +305,11 @@ async def test_change_and_notification_arrive_together(writer: ChangeWriter, hea
     nothing = {"revocation_time": None, "revocation_reason": None, "invalidity_date": None}
     on_hold = {"revocation_time": instant, "revocation_reason": 6, "invalidity_date": None}
     revoked = {"revocation_time": instant, "revocation_reason": 2, "invalidity_date": instant}
-    assert [json.loads(payload) for payload in await heard.now()] == [
+    told = [json.loads(payload) for payload in await heard.now()]
+    moments = [datetime.fromisoformat(each.pop("changed_at")) for each in told]
+    assert moments == sorted(moments)
+    assert all(abs(datetime.now(UTC) - moment) < timedelta(minutes=1) for moment in moments)
+    assert told == [
         common | on_hold | {"cert_status": "revoked", "version": held},
         common | nothing | {"cert_status": "good", "version": good},
         common | revoked | {"cert_status": "revoked", "version": gone},
@@ -450,18 +461,102 @@ async def test_what_is_recorded_stays_even_for_the_owner(
     assert len(await writer.history(authority_id, SERIAL)) == 2
 
 
-async def test_version_and_time_of_record_cannot_be_chosen(open_as: OpenPool, authority_id: int) -> None:
-    """Whoever may append cannot pick the version or back-date the record."""
-    registry = await open_as("lakthan_registry")
-    before = datetime.now(UTC) - timedelta(seconds=1)
-    row = await registry.fetchrow(
-        """
-        INSERT INTO status_change (version, authority_id, serial_number, change, actor, recorded_at)
-        VALUES (-5, $1, $2, 'revoke', 'test', '2001-01-01Z') RETURNING version, recorded_at
-        """,
-        authority_id,
-        SERIAL,
-    )
-    assert row is not None
-    assert row["version"] > 0
-    assert row["recorded_at"] > before
+@pytest.mark.parametrize("role", ["lakthan_registry", "lakthan_publisher"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("version", "-5"),
+        ("recorded_at", "'2001-01-01Z'"),
+        ("batch", "1"),
+        ("previous_version", "7"),
+        ("crl_scope", "1"),
+    ],
+)
+async def test_what_the_database_writes_cannot_be_chosen(
+    open_as: OpenPool, authority_id: int, role: str, column: str, value: str
+) -> None:
+    """Whoever may append cannot pick the version, back-date the record or say where it belongs."""
+    pool = await open_as(role)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await pool.execute(
+            f"INSERT INTO status_change (authority_id, serial_number, change, actor, {column})"
+            f" VALUES ($1, $2, 'revoke', 'test', {value})",
+            authority_id,
+            SERIAL,
+        )
+
+
+async def test_the_version_before(writer: ChangeWriter, authority_id: int) -> None:
+    """Each change names the one that it followed, the way it came, and the statement that brought it."""
+    await bring_to(writer, authority_id, "held")
+    await writer.record([ChangeRequest(authority_id, SERIAL, Change.REVOKE)], "test", through="api")
+    issued, held, revoked = await writer.history(authority_id, SERIAL)
+    assert [change.previous_version for change in (issued, held, revoked)] == [None, issued.version, held.version]
+    assert [change.through for change in (issued, held, revoked)] == ["cli", "cli", "api"]
+    assert 1 < issued.batch < held.batch < revoked.batch
+
+
+async def test_many_changes_are_told_as_one(
+    writer: ChangeWriter, heard: Heard, authority_id: int, open_as: OpenPool
+) -> None:
+    """A thousand changes of a statement are told one by one; of more, responders are told to forget all at once."""
+    serials = [b"\x01" + number.to_bytes(2, "big") for number in range(1001)]
+    owner = await open_as(None)
+    other = await owner.fetchval("INSERT INTO authority (name) VALUES ('other') RETURNING id")
+    await writer.record([ChangeRequest(authority_id, serial, Change.ISSUE) for serial in serials], "test")
+    assert await heard.now() == []
+    few = [ChangeRequest(authority_id, serial, Change.HOLD) for serial in serials[:1000]]
+    versions = await writer.record([*few, ChangeRequest(other, SERIAL, Change.REVOKE)], "test")
+    told = [json.loads(payload) for payload in await heard.now()]
+    assert [each["version"] for each in told] == versions
+    heard.payloads.clear()
+    many = [ChangeRequest(authority_id, serial, Change.REVOKE) for serial in serials]
+    versions = await writer.record([*many, ChangeRequest(other, b"\x01", Change.REVOKE)], "test")
+    everything, single = (json.loads(payload) for payload in await heard.now())
+    assert datetime.fromisoformat(everything.pop("changed_at")).tzinfo is not None
+    assert everything == {"authority_id": authority_id, "all": True, "version": versions[-2]}
+    assert (single["authority_id"], single["version"]) == (other, versions[-1])
+
+
+async def test_of_several_changes_of_a_certificate_the_last_is_told(
+    writer: ChangeWriter, heard: Heard, authority_id: int
+) -> None:
+    """What was true for no moment outside of the transaction is not told to anybody."""
+    asked = [ChangeRequest(authority_id, SERIAL, change) for change in (Change.ISSUE, Change.HOLD, Change.UNHOLD)]
+    versions = await writer.record(asked, "test")
+    (told,) = await heard.now()
+    assert (json.loads(told)["cert_status"], json.loads(told)["version"]) == ("good", versions[-1])
+
+
+@pytest.mark.parametrize(
+    ("at_fault", "kind", "says"),
+    [
+        (ChangeRequest(1, b"\x07", Change.HOLD), StateForbids, "07 of authority 1 is not on record"),
+        (
+            ChangeRequest(1, b"\x07", Change.UNHOLD, datetime(2026, 1, 1, tzinfo=UTC)),
+            ChangeRefused,
+            "07 of authority 1",
+        ),
+        (ChangeRequest(1, b"\x00\x07", Change.ISSUE), ChangeRefused, "change 2 of 3, serial number '0007'"),
+        (ChangeRequest(1, b"\x07" * 200, Change.ISSUE), ChangeRefused, "change 2 of 3, serial number '0707[07]*…'"),
+        (
+            ChangeRequest(1, b"\x07", Change.ISSUE, certificate_sha256=b"short"),
+            ChangeRefused,
+            "change 2 of 3, serial number '07' of authority 1: the hash",
+        ),
+    ],
+)
+async def test_a_refusal_names_the_certificate(
+    writer: ChangeWriter, authority_id: int, at_fault: ChangeRequest, kind: type[ChangeRefused], says: str
+) -> None:
+    """Of ten thousand changes the one that is at fault is named, in words and as a value."""
+    batch = [
+        ChangeRequest(authority_id, b"\x01", Change.ISSUE),
+        at_fault,
+        ChangeRequest(authority_id, b"\x08", Change.ISSUE),
+    ]
+    with pytest.raises(ChangeRefused, match=says) as refusal:
+        await writer.record(batch, "test")
+    assert type(refusal.value) is kind
+    assert refusal.value.serial_number == at_fault.serial_number
+    assert await writer.history(authority_id, b"\x01") == []

@@ -12,7 +12,11 @@ import pytest
 
 import lakthan.store.migrate
 from lakthan.errors import ConfigError, StoreUnavailable
+from lakthan.store.audit import AuditReader
+from lakthan.store.audit_verify import verify
+from lakthan.store.changes import ChangeWriter
 from lakthan.store.migrate import migrate, status
+from lakthan.store.pool import open_pool
 from support.database import create_database, drop_database, with_database
 
 
@@ -99,6 +103,53 @@ async def test_no_server_is_an_unavailable_store(tmp_path: Path) -> None:
     for call in (status, migrate):
         with pytest.raises(StoreUnavailable):
             await call(f"postgresql://owner@/lakthan?host={tmp_path}")
+
+
+async def test_the_first_schema_is_brought_up_with_its_rows(empty_database_url: str) -> None:
+    """What was recorded before there was an audit chain stays as it is and is sealed as it was found, per authority."""
+    folder = Path(lakthan.store.migrate.__file__).parent / "migrations" / "versions"
+    await execute(empty_database_url, (folder / "r0001_first_schema.sql").read_text())
+    await execute(
+        empty_database_url,
+        """
+        CREATE TABLE alembic_version (version_num varchar(32) NOT NULL PRIMARY KEY);
+        INSERT INTO alembic_version VALUES ('0001');
+        INSERT INTO authority (name) VALUES ('one'), ('two'), ('empty');
+        INSERT INTO status_change (authority_id, serial_number, change, actor)
+        SELECT 1 + n % 2, int4send(n), 'issue', 'ຜູ້' FROM generate_series(16777216, 16777216 + 99) n;
+        INSERT INTO status_change (authority_id, serial_number, change, actor)
+        VALUES (1, int4send(16777216), 'hold', 'a');
+        INSERT INTO status_change (authority_id, serial_number, change, actor, invalidity_date)
+        VALUES (1, int4send(16777216), 'revoke', 'a', '1999-12-31 23:59:59Z');
+        """,
+    )
+    connection = await asyncpg.connect(empty_database_url)
+    rows = "SELECT version, authority_id, serial_number, change, actor, recorded_at FROM status_change ORDER BY version"
+    before = await connection.fetch(rows)
+    statuses = await connection.fetch("SELECT * FROM certificate_status ORDER BY authority_id, serial_number")
+    pending = (await status(empty_database_url)).pending
+    assert pending[0] == "0002"
+    assert await migrate(empty_database_url) == list(pending)
+    assert await connection.fetch(rows) == before
+    assert await connection.fetch("SELECT * FROM certificate_status ORDER BY authority_id, serial_number") == statuses
+    await connection.close()
+    pool = await open_pool(
+        empty_database_url, role="lakthan_registry", min_size=1, max_size=1, application_name="lakthan-test"
+    )
+    try:
+        reader = AuditReader(pool)
+        for authority, changes in ((1, 52), (2, 50)):
+            (record,) = await reader.page(authority)
+            assert (record.event, record.actor, record.through) == ("changes", "lakthan db migrate", "migration")
+            assert (record.number, record.batch, record.change_count) == (1, 1, changes)
+        assert await reader.page(3) == []
+        writer = ChangeWriter(pool)
+        await writer.revoke(2, (16777217).to_bytes(4, "big"), actor="new")
+        await writer.issue(3, b"\x01", actor="new")
+        report = await verify(pool)
+        assert (report.findings, report.changes, report.statuses) == ([], 104, 101)
+    finally:
+        await pool.close()
 
 
 def test_every_revision_has_its_sql() -> None:

@@ -13,7 +13,14 @@ from lakthan.store.changes import ChangeWriter
 from lakthan.store.pool import open_pool
 from support.database import OpenPool, with_database
 
-ROLES = ("lakthan_responder", "lakthan_tsa", "lakthan_registry")
+ROLES = (
+    "lakthan_responder",
+    "lakthan_tsa",
+    "lakthan_registry",
+    "lakthan_publisher",
+    "lakthan_registrar",
+    "lakthan_auditor",
+)
 AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate", "authority_crl")
 TABLES = (
     *AUTHORITIES,
@@ -25,6 +32,12 @@ TABLES = (
     "tsu_freeze",
     "token_retention",
     "alembic_version",
+    "authority_policy",
+    "authority_login",
+    "credential",
+    "idempotency_key",
+    "audit_record",
+    "audit_head",
 )
 
 # One statement for each verb; none needs a row to be there.
@@ -46,6 +59,15 @@ INSERTS = {
     "token_retention": "INSERT INTO token_retention (drop_before, partitions, tokens, actor)"
     " VALUES (now(), '{}', 0, 'test')",
     "alembic_version": "INSERT INTO alembic_version VALUES ('9999')",
+    "authority_policy": "INSERT INTO authority_policy (authority_id) VALUES (1)",
+    "authority_login": "INSERT INTO authority_login (login, authority_id) VALUES ('nobody', 1)",
+    "credential": "INSERT INTO credential (name, role, token_sha256, expires_at, created_by)"
+    " VALUES ('c', 'auditor', sha256(''), now() + '1 day', 'test')",
+    "idempotency_key": "INSERT INTO idempotency_key (credential_id, key, request_sha256)"
+    " SELECT 1, 'k', sha256('') WHERE false",
+    "audit_record": "INSERT INTO audit_record (chain, number, at, event, actor, through, login, detail,"
+    " previous_sha256, sha256) SELECT 0, 1, now(), 'x', 'x', 'x', 'x', '{}', '', '' WHERE false",
+    "audit_head": "INSERT INTO audit_head (chain, number, sha256) SELECT 0, 0, '' WHERE false",
 }
 
 
@@ -63,6 +85,11 @@ def statement_of(verb: str, table: str) -> str:
         "tsu_freeze": "tsu",
         "token_retention": "actor",
         "alembic_version": "version_num",
+        "authority_login": "login",
+        "credential": "revoked_at",
+        "idempotency_key": "versions",
+        "audit_record": "chain",
+        "audit_head": "chain",
     }.get(table, "authority_id")
     return {
         "select": f"SELECT {column} FROM {table}",
@@ -82,6 +109,30 @@ ALLOWED = {
     *itertools.product(["lakthan_registry"], ["select"], TABLES),
     *itertools.product(["lakthan_registry"], ["insert", "update", "delete"], AUTHORITIES),
     ("lakthan_registry", "insert", "status_change"),
+    *itertools.product(
+        ["lakthan_registry", "lakthan_registrar"], ["insert", "update"], ["authority_policy", "credential"]
+    ),
+    *itertools.product(["lakthan_registry", "lakthan_registrar"], ["insert", "delete"], ["authority_login"]),
+    *itertools.product(["lakthan_registry", "lakthan_publisher"], ["insert", "update", "delete"], ["idempotency_key"]),
+    *itertools.product(["lakthan_registrar", "lakthan_auditor"], ["select"], TABLES),
+    *itertools.product(
+        ["lakthan_registrar"], ["insert"], ["authority", "authority_name", "authority_key", "authority_certificate"]
+    ),
+    *itertools.product(
+        ["lakthan_publisher"],
+        ["select"],
+        [
+            *AUTHORITIES,
+            "authority_policy",
+            "certificate_status",
+            "status_change",
+            "credential",
+            "idempotency_key",
+            "audit_record",
+            "audit_head",
+        ],
+    ),
+    ("lakthan_publisher", "insert", "status_change"),
 }
 
 
@@ -96,6 +147,7 @@ async def test_rights_follow_the_service(open_as: OpenPool, authority_id: int, r
             transaction = connection.transaction()
             await transaction.start()
             try:
+                await connection.execute("SET LOCAL lakthan.authority = 1")
                 await connection.execute(statement_of(verb, table))
                 may.add((role, verb, table))
             except asyncpg.InsufficientPrivilegeError:
@@ -115,6 +167,10 @@ async def test_rights_follow_the_service(open_as: OpenPool, authority_id: int, r
         "SET session_replication_role = replica",
         "SELECT nextval('status_version')",
         "SELECT setval('status_version', 1)",
+        "SELECT nextval('change_batch')",
+        "ALTER TABLE status_change DISABLE ROW LEVEL SECURITY",
+        "CREATE POLICY mine ON status_change USING (true)",
+        "SELECT demand_may_act_for(1)",
     ],
 )
 async def test_no_role_can_touch_the_machinery(open_as: OpenPool, role: str, statement: str) -> None:

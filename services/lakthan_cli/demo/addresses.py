@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from lakthan.errors import ConfigError
 from lakthan_cli.demo.certificates import Urls
 
-USUAL_PORTS = {"ocsp": 6960, "ocsp_admin": 6961, "publication": 6962, "tsa": 3161, "tsa_admin": 3162}
+USUAL_PORTS = {
+    "ocsp": 6960,
+    "ocsp_admin": 6961,
+    "publication": 6962,
+    "tsa": 3161,
+    "tsa_admin": 3162,
+    "registry": 8443,
+    "registry_admin": 8444,
+}
 LOOPBACK = "127.0.0.1"
 _EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not bound
 # After a crash the children of the last start may take a moment to let go of their ports.
@@ -35,7 +43,8 @@ class Addresses:
     def url(self, service: str) -> str:
         """The base URL of a service, no slash at its end."""
         host = LOOPBACK if service.endswith("_admin") else _EVERYWHERE.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.ports[service]}"
+        scheme = "https" if service == "registry" else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.ports[service]}"
 
     @property
     def urls(self) -> Urls:

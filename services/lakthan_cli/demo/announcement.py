@@ -29,18 +29,22 @@ def announcement(directory: Path, addresses: Addresses) -> str:
     def file(name: str) -> str:
         return shlex.quote(str(directory / name))
 
-    ocsp, tsa, publication = (addresses.url(service) for service in ("ocsp", "tsa", "publication"))
+    ocsp, tsa, publication, registry = (
+        addresses.url(service) for service in ("ocsp", "tsa", "publication", "registry")
+    )
+    spare = f"$(openssl x509 -in {file('pki/spare-2.pem')} -noout -serial | cut -d= -f2)"
     here = shlex.quote(str(directory))
     lakthan = command_name()
     trust = f"-CAfile {file('pki/tsa-root.pem')} -untrusted {file('pki/tsa-chain.pem')}"
     query, reply = file("request.tsq"), file("response.tsr")
     return f"""\
-lakthan demo ready: ocsp={ocsp} tsa={tsa} publication={publication} dir={here}
+lakthan demo ready: ocsp={ocsp} tsa={tsa} publication={publication} registry={registry} dir={here}
 
   OCSP (RFC 6960)             {ocsp}
   Time-stamps (RFC 3161)      {tsa}
   CRLs and CA certificates    {publication}/crl/public-ca.crl   {publication}/ca/public-ca.cer
-  Metrics                     {addresses.url("ocsp_admin")}/metrics   {addresses.url("tsa_admin")}/metrics
+  Registry, where CAs push    {registry}   (tokens: {file("tokens")})
+  Metrics                     {addresses.url("ocsp_admin")}/metrics   {addresses.url("tsa_admin")}/metrics   {addresses.url("registry_admin")}/metrics
   Certificates                {file("pki")}   (the Government CA's: {file("pki/gov")})
 
 Ask for the status of a certificate (also try revoked.pem, held.pem, unissued.pem):
@@ -50,6 +54,11 @@ Revoke one, and ask again:
   {lakthan} revoke {file("pki/spare-1.pem")} --reason keyCompromise --dir {here}
   {lakthan} status {file("pki/spare-1.pem")} --dir {here}
   openssl ocsp -issuer {file("pki/ca.pem")} -cert {file("pki/spare-1.pem")} -url {ocsp} -CAfile {file("pki/root.pem")}
+
+Revoke another one as its CA does, by HTTPS with a token; the answer comes when every responder says so:
+  curl -sS --cacert {file("pki/root.pem")} -H "Authorization: Bearer $(cat {file("tokens/public-ca.token")})" \\
+    -H 'Content-Type: application/json' -d '{{"revocation_reason": "keyCompromise"}}' \\
+    "{registry}/v1/certificates/{spare}/revoke?wait=served"
 
 Stamp a file with the time, and check the stamp:
   openssl ts -query -data {file("pki/good.pem")} -sha256 -cert -out {query}

@@ -1,4 +1,4 @@
-"""The configuration file that the demo writes for its two services. Paths are relative to the file."""
+"""The configuration file that the demo writes for its services. Paths are relative to the file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lakthan_cli.demo.certificates import POLICY_ARC
-from lakthan_cli.demo.inventory import AUTHORITIES, TSUS
+from lakthan_cli.demo.inventory import AUTHORITIES, REGISTRY, REGISTRY_CHAIN, TSUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,8 @@ _HEAD = """\
 
 
 def services_toml(addresses: Addresses, databases: Mapping[str, str]) -> str:
-    """The text of `lakthan.toml`. `databases`: the URLs for `ocsp` and `tsa`; a service without one takes
-    DATABASE_URL from its environment.
+    """The text of `lakthan.toml`. `databases`: the URLs for `ocsp`, `tsa` and `registry`; a service without one
+    takes DATABASE_URL from its environment.
     """
     lines = [_HEAD, "[ocsp]", *_listening(addresses, "ocsp"), *_database("ocsp", databases)]
     for authority in AUTHORITIES:
@@ -55,6 +55,14 @@ def services_toml(addresses: Addresses, databases: Mapping[str, str]) -> str:
             f"units = [{_text(name)}]",
             f"policy = {_text(_POLICIES.get(name, _BEST_PRACTICE))}",
         ]
+    lines += [
+        "",
+        "[registry]",
+        *_listening(addresses, "registry"),
+        f"certificate = {_text(REGISTRY_CHAIN)}",
+        f"key = {_text(REGISTRY.key or '')}",
+        *_database("registry", databases),
+    ]
     return "\n".join(lines) + "\n"
 
 

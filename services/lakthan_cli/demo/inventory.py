@@ -206,9 +206,23 @@ def _subscribers(authority: str, folder: str, kind_of_key: str, document_signer:
     ]
 
 
+# The registry's TLS certificate. Its chain is put together at every start.
+REGISTRY = Leaf(
+    certificate="pki/registry.pem",
+    authority="public-ca",
+    profile=Profile.TLS,
+    common_name="registry.test",
+    kind_of_key="P-256",
+    lifetime=_YEAR,
+    key="secrets/registry.key",
+    renew_before=30 * _DAY,
+)
+REGISTRY_CHAIN = "pki/registry-chain.pem"
+
 LEAVES = (
     *(_responder(authority) for authority in AUTHORITIES),
     *TSUS.values(),
+    REGISTRY,
     *_subscribers("public-ca", "pki", "P-256", "ສົມສັກ ວົງສາ · Somsak Vongsa", "ຄຳຫຼ້າ ສີວິໄລ · Khamla Sivilay"),
     *_subscribers("gov-ca", "pki/gov", "RSA-2048", "ບຸນມີ ພົມມະ · Bounmy Phomma", "ມະນີ ແກ້ວ · Manee Keo"),
 )

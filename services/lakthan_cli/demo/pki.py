@@ -24,7 +24,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from lakthan.certificates import read_certificates
 from lakthan.errors import ConfigError
 from lakthan_cli.demo import certificates as profiles
-from lakthan_cli.demo.inventory import AGE_OF_AUTHORITIES, AUTHORITIES, CHAINS, LEAVES, Authority, Fate, Leaf, Profile
+from lakthan_cli.demo.inventory import (
+    AGE_OF_AUTHORITIES,
+    AUTHORITIES,
+    CHAINS,
+    LEAVES,
+    REGISTRY,
+    REGISTRY_CHAIN,
+    Authority,
+    Fate,
+    Leaf,
+    Profile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,6 +115,13 @@ def renew(pki: DemoPKI, urls: profiles.Urls, now: datetime) -> list[str]:
             _make_leaf(pki.directory, leaf, pki.authorities[leaf.authority], urls, now)
             renewed.append(leaf.certificate)
     return renewed
+
+
+def write_registry_chain(pki: DemoPKI) -> None:
+    """What the registry shows in TLS: its certificate with that of its CA, for clients that know the root only."""
+    certificate = _first_certificate(pki.directory / REGISTRY.certificate)
+    authority = pki.authorities[REGISTRY.authority].certificate
+    _write(pki.directory / REGISTRY_CHAIN, _pem(certificate) + _pem(authority))
 
 
 def _make_authority(

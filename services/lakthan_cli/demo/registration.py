@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lakthan import der
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.records import Change, ChangeRequest, CRLReason
 from lakthan.store.status import StatusReader
@@ -33,15 +34,15 @@ async def register(pool: asyncpg.Pool, pki: DemoPKI) -> int:
 
     Raises `StoreUnavailable`; then nothing or everything of the certificates is recorded.
     """
-    writer, reader = ChangeWriter(pool), StatusReader(pool)
+    admin, writer, reader = AuthorityAdmin(pool), ChangeWriter(pool), StatusReader(pool)
     ids = {
-        name: await writer.add_authority(name, [authority.certificate.public_bytes(Encoding.DER)])
+        name: await admin.add_authority(name, [authority.certificate.public_bytes(Encoding.DER)], actor=ACTOR)
         for name, authority in pki.authorities.items()
     }
     wanted = [(ids[name], certificate, fate) for name, certificate, fate in pki.to_register()]
     known = await asyncio.gather(*(reader.find(authority_id, serial_of(each)) for authority_id, each, _ in wanted))
     new = [entry for entry, record in zip(wanted, known, strict=True) if record is None]
-    await writer.record([change for entry in new for change in _changes(*entry)], actor=ACTOR)
+    await writer.record([change for entry in new for change in _changes(*entry)], actor=ACTOR, through=ACTOR)
     return len(new)
 
 

@@ -28,6 +28,7 @@ from lakthan_cli.demo.children import Child
 from lakthan_cli.demo.configuration import services_toml
 from lakthan_cli.demo.publication import PublicationPoint, serving
 from lakthan_cli.demo.registration import register
+from lakthan_cli.demo.tokens import ensure_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOGINS = {"ocsp": "lakthan_responder", "tsa": "lakthan_tsa", "registry": "lakthan_registry"}
+_LOGINS = {
+    "ocsp": "lakthan_responder",
+    "tsa": "lakthan_tsa",
+    "registry": "lakthan_registry",
+    "publisher": ("lakthan_publisher", "lakthan_registrar", "lakthan_auditor"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Database:
 
     owner: str
     registry: str
+    publisher: str
     services: Mapping[str, str]
     environment: Mapping[str, str]
     server: EmbeddedPostgres | None
@@ -118,12 +125,13 @@ def _database(options: Options, tell: Tell) -> Iterator[Database]:
         tell("using the database that was given")
         # It may hold a password, which belongs into no file.
         environment = {"DATABASE_URL": options.database_url}
-        yield Database(options.database_url, options.database_url, {}, environment, None)
+        yield Database(options.database_url, options.database_url, options.database_url, {}, environment, None)
         return
     tell("starting PostgreSQL")
     with EmbeddedPostgres(options.directory) as server:
-        services = {name: server.url(name) for name in ("ocsp", "tsa")}
-        yield Database(server.url(), server.url("registry"), services, {}, server)
+        publisher = server.url("publisher")
+        services = {"ocsp": server.url("ocsp"), "tsa": server.url("tsa"), "registry": publisher}
+        yield Database(server.url(), server.url("registry"), publisher, services, {}, server)
 
 
 async def _serve(
@@ -141,17 +149,20 @@ async def _serve(
             tell(f"database brought to revision {revision}")
         await database.ensure_logins()
         pool = await open_pool(
-            database.registry, role=_LOGINS["registry"], min_size=1, max_size=4, application_name="lakthan-demo"
+            database.registry, role="lakthan_registry", min_size=1, max_size=4, application_name="lakthan-demo"
         )
         stack.push_async_callback(pool.close)
         tell(f"{await register(pool, demo_pki)} new certificates on record")
+        for name in await ensure_tokens(database.publisher, directory):
+            tell(f"made a token for the registry: {directory / name}")
         publication = PublicationPoint(pool, demo_pki.authorities).application()
         await stack.enter_async_context(serving(publication, addresses.host, addresses.ports["publication"]))
         configuration = directory / "lakthan.toml"
         folder.write_text(configuration, services_toml(addresses, database.services))
+        pki.write_registry_chain(demo_pki)
         tell("starting the services")
         children = []
-        for name in ("ocsp", "tsa"):
+        for name in ("ocsp", "tsa", "registry"):
             arguments = [sys.executable, "-P", "-m", f"lakthan_{name}", "--config", str(configuration)]
             log = directory / "log" / f"{name}.log"
             child = await Child.start(name, arguments, log, database.environment)

@@ -1,61 +1,109 @@
-"""Writing: status changes and authorities. The database decides what is allowed; this module asks and translates.
+"""Writing status changes. The database decides what is allowed; this module asks and translates.
 
-Promises: the changes of one call are recorded all or none; a change and the notification of it are committed
-together; when a call returns, the change is on disk. Versions of one certificate grow with every change.
+Promises: the changes of one call are recorded all or none, by one statement, as one record of the audit chain; a change
+and the notification of it are committed together; when a call returns, the change is on disk. Versions of one
+certificate grow with every change. A call that is repeated with its idempotency key changes nothing a second time.
 
-Refuses to know: who may change what. The caller has authenticated the `actor` and checked that.
+Refuses to know: how the actor was authenticated. For which authorities it may act, the database decides by the login
+and by `acting_for`.
 
 Trusted: the actor's name is written down as the caller gives it.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import asyncpg
 
-from lakthan.certificates import CertificateView
 from lakthan.errors import LakthanError
+from lakthan.store.acting import acting
+from lakthan.store.history import ChangeReader
 from lakthan.store.pool import unavailable_as_such
-from lakthan.store.records import AuthorityRecord, Change, ChangeRequest, CRLReason, CRLSource, StatusChange
-from lakthan.store.status import AuthorityReader
+from lakthan.store.records import Change, ChangeRequest, CRLReason, Idempotency, StatusChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
 # SQLSTATE class of the refusals that the schema itself raises.
 _REFUSAL_CLASS = "LK"
-# Serialises `add_authority` between all writers; any number that nobody else uses in this database.
-_AUTHORITY_LOCK = int.from_bytes(b"authorit", "big")
+_KEPT = timedelta(hours=24)  # at least; the database lets nobody delete a younger key
 
 
 class ChangeRefused(LakthanError):
-    """The change is not allowed or not well formed. Nothing was recorded; the message says why and what to do."""
+    """The change is not allowed or not well formed. Nothing was recorded; the message says why and what to do.
+
+    `serial_number`: of the certificate that is at fault, where it is a certificate.
+    """
+
+    def __init__(self, message: str, serial_number: bytes | None = None) -> None:
+        super().__init__(message)
+        self.serial_number = serial_number
+
+
+class StateForbids(ChangeRefused):
+    """The change is well formed, and the present state of the certificate forbids it."""
+
+
+class NotYourAuthority(ChangeRefused):
+    """Whoever asks may not act for that authority."""
+
+
+class IdempotencyConflict(ChangeRefused):
+    """The idempotency key stands for another request already."""
 
 
 class ChangeWriter:
-    """Records changes. `pool` acts as `lakthan_registry`. OCSP-59, OCSP-86."""
+    """Records changes. OCSP-59, OCSP-86.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    `pool` acts as `lakthan_registry`, which may act for every authority, or as `lakthan_publisher` with `acting_for`,
+    the one authority that the caller was authenticated for.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, acting_for: int | None = None) -> None:
         self._pool = pool
+        self._acting_for = acting_for
 
-    async def record(self, changes: Sequence[ChangeRequest], actor: str) -> list[int]:
+    async def record(
+        self,
+        changes: Sequence[ChangeRequest],
+        actor: str,
+        *,
+        through: str = "cli",
+        detail: Mapping[str, str] | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> list[int]:
         """Record all of them or none, and give the version of each.
 
         A certificate that is announced a second time in the same words changes nothing and gives the version it
-        already has. Raises `ChangeRefused` and `StoreUnavailable`.
+        already has. So does a whole call whose `idempotency` key was used for the same request before.
+
+        `through`, `detail`: the way it came and what else belongs on record. Raises `ChangeRefused` (`StateForbids`,
+        `NotYourAuthority`, `IdempotencyConflict`) and `StoreUnavailable`.
         """
-        versions = [0] * len(changes)
-        # Everybody locks in the same order, so that two batches cannot wait for each other. The sort is stable:
-        # several changes of one certificate keep their order.
-        order = sorted(range(len(changes)), key=lambda at: (changes[at].authority_id, changes[at].serial_number))
-        with _refusals_as_such(), unavailable_as_such():
-            async with self._pool.acquire() as connection, connection.transaction():
-                for at in order:
-                    versions[at] = await _record_one(connection, changes[at], actor)
-        return versions
+        try:
+            with refusals_as_such(), unavailable_as_such():
+                async with acting(
+                    self._pool, authority_id=self._acting_for, actor=actor, through=through, detail=detail
+                ) as connection:
+                    if idempotency is not None:
+                        earlier = await _take(connection, idempotency)
+                        if earlier is not None:
+                            return earlier
+                    versions = await _insert(connection, changes, actor) if changes else []
+                    if idempotency is not None:
+                        await _keep(connection, idempotency, versions)
+                    return versions
+        except ChangeRefused as error:
+            at_fault = _at_fault(changes, error.__cause__)
+            if at_fault is None:
+                raise
+            who, serial_number = at_fault
+            raise ChangeRefused(f"{who}: {error}", serial_number) from error.__cause__
 
     async def issue(
         self,
@@ -101,171 +149,150 @@ class ChangeWriter:
 
     async def history(self, authority_id: int, serial_number: bytes) -> list[StatusChange]:
         """Every change of one certificate, oldest first. Raises `StoreUnavailable`."""
-        with unavailable_as_such():
-            rows = await self._pool.fetch(
-                """
-                SELECT version, authority_id, serial_number, change, revocation_time, revocation_reason,
-                       invalidity_date, not_after, certificate_sha256, actor, recorded_at
-                  FROM status_change
-                 WHERE authority_id = $1 AND serial_number = $2
-                 ORDER BY version
-                """,
-                authority_id,
-                serial_number,
-            )
-        return [_status_change(row) for row in rows]
-
-    async def add_authority(self, name: str, certificates: Sequence[bytes], extra_names: Sequence[bytes] = ()) -> int:
-        """Add an authority, or more certificates, keys and names to the one of this name; gives its id.
-
-        `certificates`: the authority's own, DER, for its current and its earlier keys; their subjects and keys are
-        what CertIDs are matched with. `extra_names`: other encodings of its Name that stand as issuer in
-        certificates. What is there already stays and is not added twice.
-
-        Raises `ChangeRefused` when another authority already has one of the names together with one of the keys, for
-        then a CertID could mean either; and `StoreUnavailable`.
-        """
-        try:
-            views = [CertificateView.from_der(certificate) for certificate in certificates]
-        except ValueError as error:
-            raise ChangeRefused(f"authority {name}: a certificate cannot be read ({error}); give it as DER") from error
-        names = [*(view.subject for view in views), *extra_names]
-        with _refusals_as_such(), unavailable_as_such():
-            async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", _AUTHORITY_LOCK)
-                found: int | None = await connection.fetchval("SELECT id FROM authority WHERE name = $1", name)
-                if found is None:
-                    if not views:
-                        raise ChangeRefused(f"authority {name} is new: give at least one certificate of it")
-                    found = await connection.fetchval("INSERT INTO authority (name) VALUES ($1) RETURNING id", name)
-                authority_id = cast("int", found)
-                for table, column, values in (
-                    ("authority_name", "name", names),
-                    ("authority_key", "public_key", [view.public_key for view in views]),
-                    ("authority_certificate", "certificate", certificates),
-                ):
-                    await connection.execute(
-                        f"INSERT INTO {table} (authority_id, {column}) "
-                        "SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING",
-                        authority_id,
-                        values,
-                    )
-                other = await connection.fetchval(
-                    """
-                    SELECT a.name
-                      FROM authority_name mine
-                      JOIN authority_name theirs USING (name)
-                      JOIN authority_key my_key ON my_key.authority_id = mine.authority_id
-                      JOIN authority_key their_key ON their_key.authority_id = theirs.authority_id
-                                                  AND their_key.public_key = my_key.public_key
-                      JOIN authority a ON a.id = theirs.authority_id
-                     WHERE mine.authority_id = $1 AND theirs.authority_id <> $1
-                     LIMIT 1
-                    """,
-                    authority_id,
-                )
-                if other is not None:
-                    raise ChangeRefused(
-                        f"authority {name} shares a name and a key with the authority {other}; a CertID could mean "
-                        "either, so use that one"
-                    )
-        return authority_id
-
-    async def revoke_authority(self, name: str, *, reason: CRLReason, revocation_time: datetime) -> None:
-        """Record that the CA itself is revoked or compromised: from now on every certificate of it is answered as
-        revoked (RFC 6960 §2.7). Final. Raises `ChangeRefused` and `StoreUnavailable`.
-        """
-        with _refusals_as_such(), unavailable_as_such():
-            changed = await self._pool.execute(
-                """
-                UPDATE authority SET revocation_time = date_trunc('second', $2::timestamptz), revocation_reason = $3
-                 WHERE name = $1 AND revocation_time IS NULL AND $2 <= now()
-                """,
-                name,
-                revocation_time,
-                reason.value,
-            )
-        if changed != "UPDATE 1":
-            raise ChangeRefused(
-                f"authority {name} is not on record, or is revoked already, or the time lies in the future"
-            )
-
-    async def set_crl(self, authority_id: int, crl: CRLSource) -> None:
-        """Record the CRL that the statuses of an authority come from. Raises `ChangeRefused`, `StoreUnavailable`."""
-        with _refusals_as_such(), unavailable_as_such():
-            await self._pool.execute(
-                """
-                INSERT INTO authority_crl (authority_id, url, crl_number, this_update, next_update)
-                VALUES ($1, $2, $3, $4, $5)
-                ON CONFLICT (authority_id) DO UPDATE
-                   SET (url, crl_number, this_update, next_update)
-                     = (excluded.url, excluded.crl_number, excluded.this_update, excluded.next_update)
-                """,
-                authority_id,
-                crl.url,
-                crl.crl_number,
-                crl.this_update,
-                crl.next_update,
-            )
-
-    async def find_authority(self, name: str) -> AuthorityRecord | None:
-        """The authority of that name, or None. Raises `StoreUnavailable`."""
-        return next((found for found in await self.authorities() if found.name == name), None)
-
-    async def authorities(self) -> list[AuthorityRecord]:
-        """Every authority on record. Raises `StoreUnavailable`."""
-        return await AuthorityReader(self._pool).load()
-
-    async def find_issuers(self, issuer: bytes) -> list[AuthorityRecord]:
-        """The authorities that one of a certificate's issuer Names (its DER) stands for; several when they share it.
-
-        Raises `StoreUnavailable`.
-        """
-        return [found for found in await self.authorities() if issuer in found.names]
+        return await ChangeReader(self._pool, self._acting_for).history(authority_id, serial_number)
 
 
-async def _record_one(connection: asyncpg.pool.PoolConnectionProxy, request: ChangeRequest, actor: str) -> int:
-    reason = request.revocation_reason
-    version = await connection.fetchval(
+async def _insert(
+    connection: asyncpg.pool.PoolConnectionProxy, changes: Sequence[ChangeRequest], actor: str
+) -> list[int]:
+    # Everybody locks in the same order, so that two batches cannot wait for each other. The sort is stable: several
+    # changes of one certificate keep their order.
+    order = sorted(range(len(changes)), key=lambda at: (changes[at].authority_id, changes[at].serial_number))
+    asked = [changes[at] for at in order]
+    rows = await connection.fetch(
         """
         INSERT INTO status_change (authority_id, serial_number, change, revocation_time, revocation_reason,
                                    invalidity_date, not_after, certificate_sha256, actor)
-        VALUES ($1, $2, $3, date_trunc('second', $4::timestamptz), $5, date_trunc('second', $6::timestamptz),
-                date_trunc('second', $7::timestamptz), $8, $9)
-        RETURNING version
+        SELECT authority_id, serial_number, change::change_kind, date_trunc('second', revocation_time),
+               revocation_reason, date_trunc('second', invalidity_date), date_trunc('second', not_after),
+               certificate_sha256, $9
+          FROM unnest($1::int[], $2::bytea[], $3::text[], $4::timestamptz[], $5::smallint[], $6::timestamptz[],
+                      $7::timestamptz[], $8::bytea[]) WITH ORDINALITY
+               AS asked (authority_id, serial_number, change, revocation_time, revocation_reason, invalidity_date,
+                         not_after, certificate_sha256, place)
+         ORDER BY place
+        RETURNING version, authority_id, serial_number, change::text
         """,
-        request.authority_id,
-        request.serial_number,
-        request.change.value,
-        request.revocation_time,
-        None if reason is None else reason.value,
-        request.invalidity_date,
-        request.not_after,
-        request.certificate_sha256,
+        [each.authority_id for each in asked],
+        [each.serial_number for each in asked],
+        [each.change.value for each in asked],
+        [each.revocation_time for each in asked],
+        [each.revocation_reason for each in asked],
+        [each.invalidity_date for each in asked],
+        [each.not_after for each in asked],
+        [each.certificate_sha256 for each in asked],
         actor,
     )
-    if version is None:  # announced before, in the same words
-        version = await connection.fetchval(
-            "SELECT version FROM certificate_status WHERE authority_id = $1 AND serial_number = $2",
-            request.authority_id,
-            request.serial_number,
+    versions = [0] * len(changes)
+    known: list[int] = []  # announced before, in the same words: the database left these out
+    made = iter(rows)
+    row = next(made, None)
+    for at in order:
+        request = changes[at]
+        wanted = (request.authority_id, request.serial_number, request.change.value)
+        if row is not None and (row["authority_id"], row["serial_number"], row["change"]) == wanted:
+            versions[at] = row["version"]
+            row = next(made, None)
+        else:
+            known.append(at)
+    if known:
+        found = await connection.fetch(
+            """
+            SELECT version
+              FROM unnest($1::int[], $2::bytea[]) WITH ORDINALITY AS known (authority_id, serial_number, place)
+              JOIN certificate_status USING (authority_id, serial_number)
+             ORDER BY place
+            """,
+            [changes[at].authority_id for at in known],
+            [changes[at].serial_number for at in known],
         )
-    return cast("int", version)
+        for at, status in zip(known, found, strict=True):
+            versions[at] = status["version"]
+    return versions
+
+
+async def _take(connection: asyncpg.pool.PoolConnectionProxy, asked: Idempotency) -> list[int] | None:
+    """Take the key, or give the versions that it stands for. Two calls at once: the second waits for the first."""
+    taken = await connection.fetchval(
+        """
+        INSERT INTO idempotency_key (credential_id, key, request_sha256) VALUES ($1, $2, $3)
+        ON CONFLICT DO NOTHING RETURNING true
+        """,
+        asked.credential_id,
+        asked.key,
+        asked.request_sha256,
+    )
+    if taken:
+        return None
+    earlier = await connection.fetchrow(
+        "SELECT request_sha256, versions FROM idempotency_key WHERE credential_id = $1 AND key = $2",
+        asked.credential_id,
+        asked.key,
+    )
+    if earlier is None or earlier["request_sha256"] != asked.request_sha256:
+        raise IdempotencyConflict(
+            f"the idempotency key {asked.key!r} was used for another request before; take a new key for a new request"
+        )
+    return list(earlier["versions"])
+
+
+async def _keep(connection: asyncpg.pool.PoolConnectionProxy, asked: Idempotency, versions: list[int]) -> None:
+    await connection.execute(
+        "UPDATE idempotency_key SET versions = $3 WHERE credential_id = $1 AND key = $2",
+        asked.credential_id,
+        asked.key,
+        versions,
+    )
+    await connection.execute(
+        "DELETE FROM idempotency_key WHERE credential_id = $1 AND at < now() - $2::interval",
+        asked.credential_id,
+        _KEPT,
+    )
+
+
+def _at_fault(changes: Sequence[ChangeRequest], cause: BaseException | None) -> tuple[str, bytes] | None:
+    """Which of the changes a constraint spoke of, in words and by its serial number."""
+    if not isinstance(cause, asyncpg.CheckViolationError):
+        return None
+    for at, request in enumerate(changes, 1):
+        serial, digest = request.serial_number, request.certificate_sha256
+        if not _is_minimal(serial) or (digest is not None and len(digest) != 32):
+            shown = serial.hex() if len(serial) <= 128 else f"{serial[:16].hex()}…"
+            who = f"change {at} of {len(changes)}, serial number {shown!r} of authority {request.authority_id}"
+            return who, serial
+    return None
+
+
+def _is_minimal(content: bytes) -> bool:
+    if not 1 <= len(content) <= 128:
+        return False
+    return len(content) == 1 or (content[0], content[1] >> 7) not in ((0x00, 0), (0xFF, 1))
 
 
 @contextmanager
-def _refusals_as_such() -> Iterator[None]:
+def refusals_as_such() -> Iterator[None]:
+    """Turn what the schema refuses into `ChangeRefused`; other errors pass."""
     try:
         yield
     except asyncpg.ForeignKeyViolationError as error:
         raise ChangeRefused("there is no such authority; add it first, or look its id up by name") from error
     except asyncpg.CheckViolationError as error:
         raise ChangeRefused(_CHECKS.get(error.constraint_name or "", str(error))) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        if "row-level security" in str(error):
+            raise NotYourAuthority(f"the database refuses it: {error}") from error
+        raise
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(_REFUSAL_CLASS):
-            raise ChangeRefused(str(error)) from error
+            named = _NAMED.match(str(error))
+            serial_number = bytes.fromhex(named[1]) if named else None
+            raise _KINDS.get(error.sqlstate or "", ChangeRefused)(str(error), serial_number) from error
         raise
 
+
+# How the schema begins its refusals of a change.
+_NAMED = re.compile("serial number ([0-9a-f]+) of authority")
+_KINDS = {"LK001": StateForbids, "LK006": NotYourAuthority}
 
 _CHECKS = {
     "serial_number_is_a_minimal_integer": (
@@ -275,20 +302,17 @@ _CHECKS = {
     "certificate_sha256_is_a_sha256": "the hash of a certificate is a SHA-256, 32 octets",
     "crl_ends_after_it_begins": "the CRL ends before it begins; look at its thisUpdate and nextUpdate",
     "change_has_an_actor": "a change needs the name of the actor who makes it",
+    "key_is_short": "an idempotency key has 1 to 255 octets",
+    "request_sha256_is_a_sha256": "the hash of a request is a SHA-256, 32 octets",
+    "token_sha256_is_a_sha256": "the hash of a token is a SHA-256, 32 octets",
+    "credential_has_a_name": "a credential needs a name without blanks around it",
+    "credential_has_a_maker": "a credential needs the name of the actor who makes it",
+    "credential_role_is_one_of": "the role of a credential is publisher, registrar or auditor",
+    "publisher_has_an_authority": "a publisher belongs to one authority; a registrar and an auditor to none",
+    "publisher_has_scopes": "a publisher needs scopes; a registrar and an auditor have none",
+    "scopes_are_known": "the scopes are issue, revoke, hold, crl and read",
+    "token_or_certificate": "a credential is a token or a certificate",
+    "delay_is_positive": "the declared delay is longer than nothing",
+    "drop_limit_is_a_percentage": "the limit is a percentage, 0 to 100",
     "authority_has_a_name": "an authority needs a name without blanks around it",
 }
-
-
-def _status_change(row: asyncpg.Record) -> StatusChange:
-    reason = row["revocation_reason"]
-    request = ChangeRequest(
-        authority_id=row["authority_id"],
-        serial_number=row["serial_number"],
-        change=Change(row["change"]),
-        revocation_time=row["revocation_time"],
-        revocation_reason=None if reason is None else CRLReason(reason),
-        invalidity_date=row["invalidity_date"],
-        not_after=row["not_after"],
-        certificate_sha256=row["certificate_sha256"],
-    )
-    return StatusChange(row["version"], request, row["actor"], row["recorded_at"])

@@ -164,8 +164,8 @@ class EmbeddedPostgres:
             self._home.close()
             _started.discard(self)
 
-    async def ensure_logins(self, groups: Mapping[str, str]) -> None:
-        """Make each login of the mapping a member of its group role; roles that exist already are set right.
+    async def ensure_logins(self, groups: Mapping[str, str | Sequence[str]]) -> None:
+        """Make each login of the mapping a member of its group role or roles; roles that exist already are set right.
 
         Raises ConfigError when a login is unknown or a group role is missing.
         """
@@ -176,14 +176,15 @@ class EmbeddedPostgres:
         connection = await asyncpg.connect(self.url())
         try:
             async with connection.transaction():
-                for login, group in groups.items():
+                for login, roles in groups.items():
                     name = _identifier(login)
                     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", login):
                         await connection.execute(f"CREATE ROLE {name}")
                     # The verifier, not the password: a failed statement is written to the log as a whole.
                     verifier = scram_verifier(passwords[login])
                     await connection.execute(f"ALTER ROLE {name} LOGIN NOSUPERUSER PASSWORD '{verifier}'")
-                    await connection.execute(f"GRANT {_identifier(group)} TO {name}")
+                    for role in [roles] if isinstance(roles, str) else roles:
+                        await connection.execute(f"GRANT {_identifier(role)} TO {name}")
         except asyncpg.UndefinedObjectError as error:
             raise ConfigError(f"{error}; run `lakthan db migrate` first, it makes the group roles") from error
         finally:

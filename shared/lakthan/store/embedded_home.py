@@ -29,14 +29,17 @@ import secrets
 import shutil
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from lakthan.errors import ConfigError
 from lakthan.store.embedded_binaries import SCRATCH_PREFIX, make_scratch
 from lakthan.store.embedded_process import inheritable_number, is_alive
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 OWNER = "owner"
-LOGINS = ("ocsp", "tsa", "registry")
+LOGINS = ("ocsp", "tsa", "registry", "publisher")
 
 _LOG_LIMIT = 8 * 1024 * 1024  # octets
 _LOG_LINES_SHOWN = 12
@@ -103,28 +106,35 @@ class Home:
         return self.scratch
 
     def passwords(self) -> dict[str, str]:
-        """Give the password of each login; they are made when there is neither a password file nor a cluster."""
+        """Give the password of each login; they are made when there is neither a password file nor a cluster.
+
+        A login that a newer Lakthan has and the file has not gets one now. The owner's cannot be made again.
+        """
         if not self.passfile.exists():
             if self.data.exists():
                 raise ConfigError(
                     f"{self.passfile} is missing, and without it nobody can log in to {self.data}; "
                     "put the file back from your backup"
                 )
-            new = self.path / "pgpass.new"
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.writelines(f"*:*:*:{name}:{secrets.token_urlsafe(24)}\n" for name in (OWNER, *LOGINS))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.passfile)
+            self._write_passwords({name: secrets.token_urlsafe(24) for name in (OWNER, *LOGINS)})
         rows = [line.split(":") for line in self.passfile.read_text().splitlines()]
         passwords = {row[3]: row[4] for row in rows if len(row) == 5}
-        missing = {OWNER, *LOGINS} - passwords.keys()
+        if OWNER not in passwords:
+            raise ConfigError(f"{self.passfile} has no line for {OWNER}; put the file back from your backup")
+        missing = [name for name in LOGINS if name not in passwords]
         if missing:
-            raise ConfigError(
-                f"{self.passfile} has no line for {', '.join(sorted(missing))}; put the file back from your backup"
-            )
+            passwords |= {name: secrets.token_urlsafe(24) for name in missing}
+            self._write_passwords(passwords)
         return passwords
+
+    def _write_passwords(self, passwords: Mapping[str, str]) -> None:
+        new = self.path / "pgpass.new"
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.writelines(f"*:*:*:{name}:{password}\n" for name, password in passwords.items())
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.passfile)
 
     def open_log(self) -> BinaryIO:
         """Open the log for more; a long one is set aside first."""

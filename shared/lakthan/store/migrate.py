@@ -28,6 +28,15 @@ from lakthan.store.pool import connect, unavailable_as_such
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+# What the revisions make, unless they are there.
+_ROLES = (
+    "lakthan_responder",
+    "lakthan_tsa",
+    "lakthan_registry",
+    "lakthan_publisher",
+    "lakthan_registrar",
+    "lakthan_auditor",
+)
 # Any number will do as long as nobody else uses it in the same database; this one spells "lakthan".
 _LOCK = int.from_bytes(b"lakthan", "big")
 # Alembic keeps what it works on in module globals: two runs in one process would mix them up.
@@ -67,8 +76,8 @@ async def migrate(url: str, *, password: str | None = None) -> list[str]:
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigError(
             f"the database refused a migration step ({error}); connect as the owner of the database, with the right "
-            "CREATEROLE, or let an administrator run first: CREATE ROLE lakthan_responder NOLOGIN; "
-            "CREATE ROLE lakthan_tsa NOLOGIN; CREATE ROLE lakthan_registry NOLOGIN;"
+            "CREATEROLE, or let an administrator run first: "
+            + " ".join(f"CREATE ROLE {role} NOLOGIN;" for role in _ROLES)
         ) from error
     finally:
         await engine.dispose()

@@ -7,11 +7,12 @@ with whole seconds, except `gen_time` and `recorded_at`, which have microseconds
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
 
 class CRLReason(IntEnum):
@@ -123,12 +124,33 @@ class ChangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """A change on record: what was asked, by whom, and when it was recorded."""
+    """A change on record: what was asked, by whom, and when it was recorded.
+
+    `previous_version`: the change of the same certificate before it; None for its first, and for what was recorded
+    before the audit chain began. `batch`: of the statement that brought it, as in its audit record, from which
+    `through` is. `crl_scope`: where it came from, when that was a CRL.
+    """
 
     version: int
     request: ChangeRequest
     actor: str
     recorded_at: datetime
+    previous_version: int | None = None
+    batch: int = 0
+    crl_scope: int | None = None
+    through: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What makes a repeated call the same call.
+
+    `key`: 1 to 255 octets, the caller's choice, for each credential its own. `request_sha256`: of all that is asked.
+    """
+
+    credential_id: int
+    key: str
+    request_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +183,85 @@ class AuthorityRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRecord:
+class AuthorityPolicy:
+    """What an authority has declared, and what its CRLs may do.
+
+    `crl_urls`: where it publishes them. `declared_delay`: how long OCSP and CRL may differ after a change of status
+    (ETSI EN 319 411-1 CSS-6.3.10-09). `crl_drop_limit_percent`: a CRL that lost more of its entries needs a person.
+    """
+
+    crl_urls: tuple[str, ...] = ()
+    declared_delay: timedelta = timedelta(hours=1)
+    crl_drop_limit_percent: int = 10
+
+
+class CredentialRole(Enum):
+    """What a caller of the registry is."""
+
+    PUBLISHER = "publisher"
+    REGISTRAR = "registrar"
+    AUDITOR = "auditor"
+
+    @property
+    def label(self) -> str:
+        """The word in commands and in the audit trail."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """How a caller of the registry is known: a token or a client certificate (`kind`), of which only a hash is kept.
+
+    `authority_id`, `scopes` (of issue, revoke, hold, crl, read): a publisher's, and empty for the others. `state`:
+    valid, expired or revoked, by the database's clock when it was read.
+    """
+
+    id: int
+    name: str
+    role: CredentialRole
+    authority_id: int | None
+    scopes: frozenset[str]
+    kind: str
+    expires_at: datetime
+    revoked_at: datetime | None
+    created_by: str
+    created_at: datetime
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One record of an audit chain: who did what, through what, by which login.
+
+    `chain`: the authority's id, 0 for what is done for no single one. `detail`: a JSON object. `batch`, `change_count`
+    and `changes_sha256` seal status changes, where the record is about some. `previous_sha256`: of the record before.
+    """
+
+    chain: int
+    number: int
+    at: datetime
+    event: str
+    actor: str
+    through: str
+    login: str
+    detail: str
+    batch: int | None
+    change_count: int | None
+    changes_sha256: bytes | None
+    previous_sha256: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where a chain ends. Noted elsewhere, it proves later that nothing was taken off the end."""
+
+    chain: int
+    number: int
+    sha256: bytes
+
+
+class TokenRecord(NamedTuple):
     """What is kept of one timestamp token. `clock_bound`: how far the clock could be off; None when it cannot tell."""
 
     serial_number: bytes

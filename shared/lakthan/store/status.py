@@ -65,7 +65,7 @@ class StatusReader:
                     [authority_id for authority_id, _ in asked],
                     [serial_number for _, serial_number in asked],
                 )
-            found = {(row["authority_id"], row["serial_number"]): _status_record(row) for row in rows}
+            found = {(row["authority_id"], row["serial_number"]): status_record(row) for row in rows}
         except BaseException as error:
             # Every waiter hears of it, whatever it was; a cancelled query means that the service is going down.
             told = (
@@ -124,7 +124,8 @@ def _authority_record(row: asyncpg.Record) -> AuthorityRecord:
     )
 
 
-def _status_record(row: asyncpg.Record) -> StatusRecord:
+def status_record(row: asyncpg.Record) -> StatusRecord:
+    """The value of a row of `certificate_status`."""
     reason = row["revocation_reason"]
     return StatusRecord(
         authority_id=row["authority_id"],
