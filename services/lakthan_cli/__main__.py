@@ -7,6 +7,7 @@ person can act on is one line and exit code 1; a wrong command line is exit code
 from __future__ import annotations
 
 import importlib
+import keyword
 from importlib.metadata import version
 
 import click
@@ -20,11 +21,16 @@ _COMMANDS = {
     "check-config": ("check_config", "Open everything a configuration names, and say what is wrong."),
     "keys": ("keys", "Make the keys of responders and units, ask for their certificates, try them."),
     "db": ("db", "Bring the database's schema up to date, or show how far it is."),
+    "authority": ("authority", "Add authorities (CAs), look at them, say where their CRLs are."),
+    "credential": ("credential", "Make and revoke what CAs and registrars show the registry."),
+    "import": ("imports", "Import a CA's list of issued certificates."),
     "revoke": ("changes", "Revoke a certificate, for good."),
     "hold": ("changes", "Suspend a certificate."),
     "unhold": ("changes", "Make a suspended certificate good again."),
     "status": ("status", "Show a certificate's status and its history."),
     "ceremony": ("ceremony", "Sign the status of sub-CAs with an offline root's key, and import it."),
+    "audit": ("audit", "Check the audit chain, note where it ends, read it."),
+    "monitor": ("monitor", "Compare the CRLs that CAs publish with what OCSP says."),
     "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),
     "tsa": ("tsa", "Have files stamped, look into time-stamps, verify them; run an authority."),
 }
@@ -42,7 +48,8 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"lakthan_cli.commands.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
