@@ -20,14 +20,15 @@ from lakthan.errors import ConfigError, LakthanError
 from lakthan.store.pool import open_pool
 from lakthan.store.status import AuthorityReader
 from lakthan_ocsp.directory import check_responder
-from lakthan_ocsp.opening import open_responder
+from lakthan_ocsp.opening import open_published, open_responder
+from lakthan_registry.tls import ClientCertificates, server_context
 from lakthan_tsa.credentials import Credentials
 from lakthan_tsa.opening import make_profiles, open_unit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
-    from lakthan.config import Config, DatabaseConfig, OCSPConfig, TSAConfig
+    from lakthan.config import Config, DatabaseConfig, OCSPConfig, RegistryConfig, TSAConfig
     from lakthan.store.records import AuthorityRecord
     from lakthan_tsa.profiles import Unit
 
@@ -66,7 +67,7 @@ def check_config(file: Path) -> None:
     for what, problem in findings.rows:
         click.echo(f"{what.ljust(width)}  {problem or 'ok'}")
     if not findings.rows:
-        raise ConfigError(f"{file} configures no service: it needs an [ocsp] or a [tsa] table")
+        raise ConfigError(f"{file} configures no service: it needs an [ocsp], a [tsa] or a [registry] table")
     if findings.problems:
         raise click.ClickException(f"{findings.problems} of {len(findings.rows)} are not as they must be")
 
@@ -77,6 +78,8 @@ async def _check(config: Config) -> Findings:
         await _check_ocsp(config.ocsp, findings)
     if config.tsa is not None:
         await _check_tsa(config.tsa, findings)
+    if config.registry is not None:
+        await _check_registry(config.registry, findings)
     return findings
 
 
@@ -87,19 +90,28 @@ async def _check_ocsp(config: OCSPConfig, findings: Findings) -> None:
         authorities = {authority.name: authority for authority in found}
     for responder in config.responders:
         async with findings.about(f"ocsp: responder of {responder.authority}"):
+            if responder.answers == "published":
+                open_published(responder)
+                if authorities is not None:
+                    _authority(authorities, responder.authority)
+                continue
             opened = await open_responder(responder)
             await opened.identity.signer.aclose()
             if authorities is None:
                 continue  # said once already
-            authority = authorities.get(responder.authority)
-            if authority is None:
-                names = ", ".join(authorities) or "none at all"
-                raise ConfigError(f"the database has no authority of this name: there are {names}")
+            authority = _authority(authorities, responder.authority)
             issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
             check_responder(opened.identity.view, authority, issuers, opened.profile)
             warning = opened.governor.warning(datetime.now(UTC))
             if warning:
                 raise ConfigError(warning)
+
+
+def _authority(authorities: Mapping[str, AuthorityRecord], name: str) -> AuthorityRecord:
+    if name not in authorities:
+        names = ", ".join(authorities) or "none at all"
+        raise ConfigError(f"the database has no authority of this name: there are {names}")
+    return authorities[name]
 
 
 async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
@@ -124,6 +136,31 @@ async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
     if config.credentials is not None:
         async with findings.about("tsa: credentials"):
             Credentials(config.credentials)
+
+
+async def _check_registry(config: RegistryConfig, findings: Findings) -> None:
+    for role in ("lakthan_publisher", "lakthan_registrar", "lakthan_auditor"):
+        async with findings.about(f"registry: database as {role}"):
+            pool = await open_pool(
+                config.database.url,
+                role=role,
+                min_size=1,
+                max_size=1,
+                password=config.database.password(),
+                application_name="lakthan-check",
+            )
+            await pool.close()
+    async with findings.about("registry: TLS"):
+        server_context(config)
+    async with findings.about("registry: client certificates"):
+        warnings = ClientCertificates(config).warnings(datetime.now(UTC))
+        wrong = [f"the {what} is {problem}" for what, problem in warnings.items() if problem]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+    if config.spool is not None:
+        async with findings.about("registry: spool"):
+            if not config.spool.is_dir():
+                raise ConfigError(f"{config.spool} is no folder; make it, with one subfolder for each authority")
 
 
 async def _authorities(database: DatabaseConfig) -> list[AuthorityRecord]:

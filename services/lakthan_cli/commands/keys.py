@@ -157,7 +157,8 @@ async def _look(config: Config) -> list[tuple[str, ...]]:
 
 def _named(config: Config) -> Iterator[tuple[str, KeyURI, Path]]:
     for responder in config.ocsp.responders if config.ocsp else ():
-        yield f"OCSP of {responder.authority}", responder.key, responder.certificate
+        if responder.key is not None and responder.certificate is not None:
+            yield f"OCSP of {responder.authority}", responder.key, responder.certificate
     for name, unit in config.tsa.units.items() if config.tsa else ():
         yield f"time-stamping unit {name}", unit.key, unit.certificate
 
