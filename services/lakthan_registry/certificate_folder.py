@@ -1,8 +1,8 @@
 """A folder of certificates, PEM or DER, with its subfolders: what a CA keeps of what it issued.
 
 Promises: a certificate counts only when a key of the authority signed it; its serial number, its end and its SHA-256
-are read from its octets. Files with other names than a certificate's are passed over, and the authority's own
-certificates.
+are read from its octets. Passed over are files with other names than a certificate's, PEM files of other things (many
+CAs keep a key or a request beside the certificate), and the authority's own certificates.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def _certificates(path: Path) -> list[x509.Certificate]:
     try:
         if b"-----BEGIN CERTIFICATE-----" in octets:
             return x509.load_pem_x509_certificates(octets)
+        if octets.startswith(b"-----BEGIN "):
+            return []
         return [x509.load_der_x509_certificate(octets)]
     except ValueError as error:
         raise ValueError(f"no certificate in it can be read ({error})") from error

@@ -282,6 +282,7 @@ def test_a_folder_of_certificates_is_announced(lakthan: Lakthan, database_url: s
     (folder / "2026" / "one.cer").write_bytes(certificates[3].der)
     (folder / "ca.crt").write_bytes(ca.certificate.public_bytes(Encoding.PEM))
     write(folder / "notes.txt", "nothing")
+    write(folder / "two-key.pem", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n")
     result = lakthan("import", "certs", folder, "--authority", "public-ca")
     assert result.exit_code == 0, result.output
     assert set(statuses(database_url)) == {each.serial_number for each in certificates}
