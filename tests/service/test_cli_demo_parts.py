@@ -18,7 +18,9 @@ from cryptography import x509
 from lakthan.certificates import read_certificates
 from lakthan.config import load
 from lakthan.errors import ConfigError
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
+from lakthan.store.credentials import CredentialAdmin, CredentialReader, token_sha256
 from lakthan.store.records import CRLReason
 from lakthan_cli.demo import folder, pki
 from lakthan_cli.demo.addresses import USUAL_PORTS, Addresses, choose, differences
@@ -27,6 +29,7 @@ from lakthan_cli.demo.certificates import Urls
 from lakthan_cli.demo.configuration import services_toml
 from lakthan_cli.demo.publication import PublicationPoint, Revocation, sign_crl
 from lakthan_cli.demo.registration import register, serial_of
+from lakthan_cli.demo.tokens import ensure_tokens
 from support.database import OpenPool
 
 ADDRESSES = Addresses("127.0.0.1", USUAL_PORTS)
@@ -133,11 +136,13 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 def test_the_services_can_read_their_configuration(tmp_path: Path) -> None:
     """The file that the demo writes is one that the services accept, with every responder and the unit."""
-    urls = {"ocsp": 'postgresql://ocsp@/lakthan?host=/tmp/a"b', "tsa": "postgresql://tsa@/ຖານ"}
+    urls = {"ocsp": 'postgresql://ocsp@/lakthan?host=/tmp/a"b', "tsa": "postgresql://tsa@/ຖານ", "registry": "x"}
     (tmp_path / "lakthan.toml").write_text(services_toml(ADDRESSES, urls), encoding="utf-8")
     config = load(tmp_path / "lakthan.toml", {})
     assert config.ocsp is not None
     assert config.tsa is not None
+    assert config.registry is not None
+    assert (config.registry.database.url, config.registry.port) == ("x", 8443)
     assert [responder.authority for responder in config.ocsp.responders] == ["root", "public-ca", "gov-ca", "tsa-ca"]
     assert (config.ocsp.database.url, config.tsa.database.url) == (urls["ocsp"], urls["tsa"])
     assert config.tsa.units["default"].certificate == tmp_path / "pki/tsu.pem"
@@ -152,7 +157,7 @@ def test_the_ready_line_is_one_line_with_all_urls() -> None:
     first, second, *_ = announcement(Path("my demo"), ADDRESSES).splitlines()
     assert first.startswith("lakthan demo ready")
     assert "ocsp=http://127.0.0.1:6960 tsa=http://127.0.0.1:3161 publication=http://127.0.0.1:6962" in first
-    assert first.endswith("dir='my demo'")
+    assert first.endswith("registry=https://127.0.0.1:8443 dir='my demo'")
     assert second == ""
 
 
@@ -192,7 +197,7 @@ async def test_the_demo_pki_is_registered_once_and_what_people_did_since_stays(
     wanted = list(demo_pki.to_register())
     assert await register(pool, demo_pki) == len(wanted)
     writer = ChangeWriter(pool)
-    authority = await writer.find_authority("public-ca")
+    authority = await AuthorityAdmin(pool).find_authority("public-ca")
     assert authority is not None
     held = serial_of(read_certificates(demo_pki.directory / "pki/held.pem")[0].certificate)
     await writer.unhold(authority.id, held, actor="test")
@@ -231,3 +236,22 @@ async def test_a_crl_is_kept_for_seconds_and_then_made_anew(demo_pki: pki.DemoPK
     assert await point.crl("root", NOW + timedelta(seconds=1)) == first
     assert await point.crl("root", NOW + timedelta(seconds=3)) != first
     assert await point.crl("root", NOW - timedelta(hours=1)) != first
+
+
+async def test_tokens_are_made_once_and_again_when_they_are_good_no_more(
+    demo_pki: pki.DemoPKI, open_as: OpenPool, database_url: str, tmp_path: Path
+) -> None:
+    """Each of the four works and is for its owner's eyes only; one that was lost or revoked is made anew."""
+    pool = await open_as("lakthan_registry")
+    await register(pool, demo_pki)
+    made = await ensure_tokens(database_url, tmp_path)
+    assert made == [f"tokens/{name}.token" for name in ("public-ca", "gov-ca", "registrar", "auditor")]
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in made} == {0o600}
+    assert await ensure_tokens(database_url, tmp_path) == []
+    reader = CredentialReader(await open_as("lakthan_auditor"))
+    found = await reader.find("token", token_sha256((tmp_path / made[0]).read_text().strip()))
+    assert found is not None
+    assert found.authority_id is not None
+    await CredentialAdmin(pool).revoke(found.name, actor="test")
+    (tmp_path / "tokens/auditor.token").unlink()
+    assert await ensure_tokens(database_url, tmp_path) == [made[0], made[3]]

@@ -84,6 +84,7 @@ def test_the_tour(folder: Path) -> None:
         6961: config["ocsp"]["admin_port"],
         3161: config["tsa"]["port"],
         3162: config["tsa"]["admin_port"],
+        8443: config["registry"]["port"],
     }
     here = folder
     steps = tour()

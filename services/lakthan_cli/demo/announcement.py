@@ -32,7 +32,10 @@ def announcement(directory: Path, addresses: Addresses) -> str:
     ocsp, tsa, publication, registry = (
         addresses.url(service) for service in ("ocsp", "tsa", "publication", "registry")
     )
-    spare = f"$(openssl x509 -in {file('pki/spare-2.pem')} -noout -serial | cut -d= -f2)"
+    metrics = "   ".join(f"{addresses.url(f'{each}_admin')}/metrics" for each in ("ocsp", "tsa", "registry"))
+    token = f'-H "Authorization: Bearer $(cat {file("tokens/public-ca.token")})"'
+    push = f"curl -sS --cacert {file('pki/root.pem')} {token} -H 'Content-Type: application/json'"
+    spare = f"$(openssl x509 -in {file('pki/spare-4.pem')} -noout -serial | cut -d= -f2)"
     here = shlex.quote(str(directory))
     lakthan = command_name()
     trust = f"-CAfile {file('pki/tsa-root.pem')} -untrusted {file('pki/tsa-chain.pem')}"
@@ -44,7 +47,7 @@ lakthan demo ready: ocsp={ocsp} tsa={tsa} publication={publication} registry={re
   Time-stamps (RFC 3161)      {tsa}
   CRLs and CA certificates    {publication}/crl/public-ca.crl   {publication}/ca/public-ca.cer
   Registry, where CAs push    {registry}   (tokens: {file("tokens")})
-  Metrics                     {addresses.url("ocsp_admin")}/metrics   {addresses.url("tsa_admin")}/metrics   {addresses.url("registry_admin")}/metrics
+  Metrics                     {metrics}
   Certificates                {file("pki")}   (the Government CA's: {file("pki/gov")})
 
 Ask for the status of a certificate (also try revoked.pem, held.pem, unissued.pem):
@@ -56,9 +59,7 @@ Revoke one, and ask again:
   openssl ocsp -issuer {file("pki/ca.pem")} -cert {file("pki/spare-1.pem")} -url {ocsp} -CAfile {file("pki/root.pem")}
 
 Revoke another one as its CA does, by HTTPS with a token; the answer comes when every responder says so:
-  curl -sS --cacert {file("pki/root.pem")} -H "Authorization: Bearer $(cat {file("tokens/public-ca.token")})" \\
-    -H 'Content-Type: application/json' -d '{{"revocation_reason": "keyCompromise"}}' \\
-    "{registry}/v1/certificates/{spare}/revoke?wait=served"
+  {push} -d '{{"revocation_reason": "superseded"}}' "{registry}/v1/certificates/{spare}/revoke?wait=served"
 
 Stamp a file with the time, and check the stamp:
   openssl ts -query -data {file("pki/good.pem")} -sha256 -cert -out {query}

@@ -42,7 +42,9 @@ async def ensure_tokens(url: str, directory: Path) -> list[str]:
         made = []
         for name, role in _ROLES.items():
             path = directory / "tokens" / f"{name}.token"
-            if await _is_good(reader, path):
+            secret = _read(path)
+            found = None if secret is None else await reader.find("token", token_sha256(secret))
+            if found is not None and found.state == "valid" and found.expires_at - datetime.now(UTC) > _RENEW_BEFORE:
                 continue
             publisher = role is CredentialRole.PUBLISHER
             _, token = await admin.create(
@@ -54,16 +56,17 @@ async def ensure_tokens(url: str, directory: Path) -> list[str]:
                 actor=ACTOR,
                 through=ACTOR,
             )
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_text(path, f"{token}\n")
+            _write(path, f"{token}\n")
             made.append(f"tokens/{path.name}")
         return made
     finally:
         await pool.close()
 
 
-async def _is_good(reader: CredentialReader, path: Path) -> bool:
-    if not path.exists():
-        return False
-    found = await reader.find("token", token_sha256(path.read_text(encoding="utf-8").strip()))
-    return found is not None and found.state == "valid" and found.expires_at - datetime.now(UTC) > _RENEW_BEFORE
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_text(path, text)
