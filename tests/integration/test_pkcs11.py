@@ -146,7 +146,7 @@ async def test_the_token_goes_and_comes_back(token: Token, tokens: Path, tmp_pat
     with taken_away(tokens, tmp_path / "safe"):
         _forget_sessions(signer)
         for _ in range(3):  # the library is started again for the first of them at most, then once a second
-            with pytest.raises(SignerUnusable, match="0 tokens are there|looked for again every second"):
+            with pytest.raises(SignerUnusable, match=r"0 tokens are there|looked for again every second"):
                 await signer.sign(b"x")
     async with asyncio.timeout(30):
         while True:

@@ -42,7 +42,8 @@ async def serving(
     """An authority with these units and profiles; `Authority.unit` is the first one."""
     written = {name: unit.write(folder / name) for name, unit in units.items()}
     first = next(iter(units.values()))
-    async with running_tsa(database_url, folder, first, units=written, profiles=profiles, **settings) as authority:
+    settings |= {"units": written, "profiles": profiles}
+    async with running_tsa(database_url, folder, first, **settings) as authority:  # type: ignore[arg-type]
         yield authority
 
 

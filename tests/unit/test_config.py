@@ -41,6 +41,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert ocsp.port == 8080
     assert ocsp.database.password_file == tmp_path / "secrets/password"
     assert responder.certificate == tmp_path / "ocsp.pem"
+    assert responder.key is not None
     assert (responder.key.uri, responder.key.folder) == ("file:ocsp.key", tmp_path)
     assert responder.validity == timedelta(days=7)
     assert load(tmp_path, GOOD).tsa is None

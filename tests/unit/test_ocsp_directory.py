@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def record(number: int, name: str, *certificates: Issued, extra_names: tuple[byt
 async def responder(folder: Path, issued: Issued, authority: str = "ca", profile: str = "pdf-ltv") -> Responder:
     """A configured responder with this certificate."""
     certificate, key = issued.write(folder, f"responder-{issued.certificate.serial_number}")
-    return await open_responder(ResponderConfig(authority, certificate, KeyURI(f"file:{key}", folder), profile))
+    return await open_responder(ResponderConfig(authority, certificate, KeyURI(f"file:{key}", folder), profile=profile))
 
 
 def asked(*cert_ids: CertID) -> OCSPRequest:
@@ -108,9 +107,7 @@ async def test_a_key_identifier_is_no_key_hash(tmp_path: Path) -> None:
     """A client that puts the CA's subject key identifier where the hash of the key belongs names nobody. OCSP-Q28."""
     directory = Directory([record(1, "ca", CA)], [await responder(tmp_path, new_responder(CA))])
     right = cert_id(CA)
-    wrong = dataclasses.replace(
-        right, issuer=right.issuer[:-32] + bytes(12) + CertificateView.of(CA.certificate).key_hash
-    )
+    wrong = right._replace(issuer=right.issuer[:-32] + bytes(12) + CertificateView.of(CA.certificate).key_hash)
     assert directory.entitled(asked(right)).issuer.authority.id == 1
     with pytest.raises(NotEntitled, match="foreign issuer"):
         directory.entitled(asked(wrong))
