@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lakthan.certificates import CertificateView, read_certificates
-from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.errors import ConfigError, SignerBusy, SignerUnusable
 from lakthan.keys import Signer, open_signer, prove
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class Identity:
         for below, issuer in zip([view, *above], above, strict=False):
             if not below.issued_by(issuer):
                 raise ConfigError(f"{chain}: {issuer.name} did not issue {below.name}; put the nearest issuer first")
-        signer = open_signer(key)
+        signer = await asyncio.to_thread(open_signer, key)  # a device or a cloud may take its time
         try:
             await prove(signer, view.certificate.public_key())
-        except SignerUnusable as error:
+        except (SignerUnusable, SignerBusy) as error:
             await signer.aclose()
             raise ConfigError(f"{certificate} and {key.uri}: {error}") from error
         return cls(view, signer, tuple(issuer for issuer in above if issuer.subject != issuer.issuer))

@@ -110,6 +110,7 @@ def test_refusals(tmp_path: Path) -> None:
     certificate, _ = issue("somebody else", new_ca("CA")).write(tmp_path, "else")
     assert "does not belong" in lakthan("keys", "selftest", uri, "--certificate", certificate).output
     assert lakthan("keys", "csr", uri, "--for", "ocsp", "--subject", "not a name").exit_code == 2
+    assert "made at the backend" in lakthan("keys", "generate", "vault:transit/x?address=https://v").output
     assert "cannot be written" in lakthan("keys", "generate", f"file:{tmp_path}/no/such/folder/k.pem").output
 
 

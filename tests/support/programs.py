@@ -17,8 +17,11 @@ import pytest
 PACKAGES = {
     "apache2": "apache2-bin",
     "certtool": "gnutls-bin",
+    "cfssl": "golang-cfssl",
+    "cfssljson": "golang-cfssl",
     "chronyd": "chrony",
     "curl": "curl",
+    "easyrsa": "easy-rsa",
     "faketime": "faketime",
     "git": "git",
     "gnutls-cli": "gnutls-bin",
@@ -27,6 +30,7 @@ PACKAGES = {
     "java": "openjdk-17-jre-headless",
     "javac": "openjdk-17-jdk-headless",
     "mmdebstrap": "mmdebstrap",
+    "moto_server": "none in Debian; the dev environment of ./run has it",
     "nginx": "nginx",
     "ocsptool": "gnutls-bin",
     "openssl": "openssl",
@@ -57,8 +61,8 @@ def need(name: str) -> Path:
     Raises KeyError for a program that PACKAGES does not list.
     """
     package = PACKAGES[name]
-    # /usr/sbin: where an ordinary user of Debian does not look.
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    # Where an ordinary user of Debian does not look.
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/share/easy-rsa")
     if found is None:
         absent(name, f"the program {name} is not installed (Debian package: {package})")
     return Path(found)

@@ -38,7 +38,10 @@ def generate(key: KeyURI, kind: str) -> None:
 
     Raises `ConfigError` when there is a key already, when the place cannot be used, or when it knows no such kind.
     """
-    if key.uri.startswith("pkcs11:"):
+    scheme = key.uri.partition(":")[0]
+    if scheme in {"vault", "awskms"}:
+        raise ConfigError(f"a {scheme}: key is made at the backend, by whoever administers it; here it is only used")
+    if scheme == "pkcs11":
         _in_token(Token(pkcs11_uri.parse(key)), kind)
     else:
         _in_file(key, kind)

@@ -6,20 +6,24 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 
 from lakthan.config import KeyURI
 from lakthan.errors import SignerUnusable
+from lakthan.keys.awskms import AWSKey
 from lakthan.keys.pkcs11 import PKCS11Signer
+from lakthan.keys.remote import RemoteSigner
 from lakthan.keys.software import SoftwareSigner, key_file
+from lakthan.keys.vault import VaultKey
+from lakthan.keys.verification import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-    from lakthan.algorithms import HashAlgorithm, SignatureAlgorithm
+    from lakthan.algorithms import SignatureAlgorithm
 
-_HASHES = {"SHA_256": hashes.SHA256(), "SHA_384": hashes.SHA384(), "SHA_512": hashes.SHA512()}
+__all__ = ["Signer", "open_signer", "prove", "sign_at_once", "verify"]
 
 
 class Signer(Protocol):
@@ -48,24 +52,24 @@ class Signer(Protocol):
 def open_signer(key: KeyURI) -> Signer:
     """The signer that `key` names.
 
-    Raises `ConfigError` when there is no such key, it cannot be read, or its kind cannot sign here.
+    Raises `ConfigError` when there is no such key, it cannot be read, or its kind cannot sign here. A key behind an API
+    is asked for its public half, which may take seconds: while something else is served, call this in a thread.
     """
+    if key.uri.startswith("vault:"):
+        return RemoteSigner(VaultKey(key))
+    if key.uri.startswith("awskms:"):
+        return RemoteSigner(AWSKey(key))
     if key.uri.startswith("pkcs11:"):
         return PKCS11Signer.load(key)
     path, passphrase = key_file(key)
     return SoftwareSigner.load(path, passphrase)
 
 
-def verify(public_key: PublicKeyTypes, hash_algorithm: HashAlgorithm, signature: bytes, message: bytes) -> None:
-    """Raise `InvalidSignature` unless `signature` over `message` was made with the private half of `public_key`."""
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        public_key.verify(signature, message, ec.ECDSA(_HASHES[hash_algorithm.name]))
-    elif isinstance(public_key, rsa.RSAPublicKey):
-        public_key.verify(signature, message, padding.PKCS1v15(), _HASHES[hash_algorithm.name])
-    elif isinstance(public_key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
-        public_key.verify(signature, message)
-    else:
-        raise InvalidSignature(f"{type(public_key).__name__} keys do not sign here")
+def sign_at_once(signer: Signer) -> Callable[[bytes], bytes] | None:
+    """A function that signs in the caller's thread, for keys whose signature costs less than to wait for it does; None
+    for all others, which hold up the event loop or wait for a device.
+    """
+    return signer.sign_at_once if isinstance(signer, SoftwareSigner) else None
 
 
 async def prove(signer: Signer, certified_key: PublicKeyTypes) -> None:

@@ -6,8 +6,6 @@ responders whose certificates live for days; a key that must outlive the machine
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, paddin
 
 from lakthan.algorithms import ECDSA_WITH_SHA384, SignatureAlgorithm, signature_algorithm_of
 from lakthan.errors import ConfigError
+from lakthan.keys.threads import SigningThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +33,7 @@ class SoftwareSigner:
     ML-DSA); cryptography lets other threads run while it signs.
     """
 
-    __slots__ = ("_executor", "_key", "_raw_sign", "algorithm", "public_key")
+    __slots__ = ("_key", "_raw_sign", "_threads", "algorithm", "public_key")
 
     algorithm: SignatureAlgorithm
     public_key: PublicKeyTypes
@@ -46,7 +45,7 @@ class SoftwareSigner:
         self._raw_sign = _raw_sign(key, self.algorithm)
         large_rsa = isinstance(key, rsa.RSAPrivateKey) and key.key_size > 2048
         slow = large_rsa or isinstance(key, mldsa.MLDSA65PrivateKey)
-        self._executor = ThreadPoolExecutor(2, thread_name_prefix="signer") if slow else None
+        self._threads = SigningThreads(self._raw_sign, 2) if slow else None
 
     @classmethod
     def load(cls, path: Path, passphrase: bytes | None = None) -> SoftwareSigner:
@@ -66,16 +65,21 @@ class SoftwareSigner:
             raise ConfigError(f"{path} holds a {type(key).__name__}: use P-256, P-384, RSA, Ed25519 or ML-DSA-65")
         return cls(key)
 
+    @property
+    def sign_at_once(self) -> Callable[[bytes], bytes] | None:
+        """See `lakthan.keys.sign_at_once`."""
+        return self._raw_sign if self._threads is None else None
+
     async def sign(self, message: bytes) -> bytes:
         """See `Signer.sign`."""
-        if self._executor is None:
+        if self._threads is None:
             return self._raw_sign(message)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._raw_sign, message)
+        return await self._threads.sign(message)
 
     async def aclose(self) -> None:
         """See `Signer.aclose`."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        if self._threads is not None:
+            self._threads.close()
 
 
 def key_file(key: KeyURI) -> tuple[Path, bytes | None]:
