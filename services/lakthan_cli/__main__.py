@@ -24,6 +24,7 @@ _COMMANDS = {
     "authority": ("authority", "Add authorities (CAs), look at them, say where their CRLs are."),
     "credential": ("credential", "Make and revoke what CAs and registrars show the registry."),
     "import": ("imports", "Import a CA's list of issued certificates."),
+    "crl": ("crl", "Import CRLs, look into them, compare them."),
     "revoke": ("changes", "Revoke a certificate, for good."),
     "hold": ("changes", "Suspend a certificate."),
     "unhold": ("changes", "Make a suspended certificate good again."),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -17,7 +18,7 @@ import pytest
 from lakthan.errors import StoreUnavailable
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.embedded import EmbeddedPostgres
-from lakthan.store.feed import ChangeFeed
+from lakthan.store.feed import FEED_NAME, ChangeFeed, monotonic_seconds
 from lakthan.store.migrate import migrate
 from lakthan.store.pool import connect
 from lakthan.store.records import CertStatus, Change, ChangeRequest, CRLReason, StatusRecord
@@ -32,6 +33,8 @@ class Consumer:
 
     def __init__(self) -> None:
         self.changes: list[StatusRecord] = []
+        self.dates: list[datetime | None] = []
+        self.many: list[tuple[int, datetime | None]] = []
         self.authority_changes = 0
         self.events: list[str] = []
         self.reasons: list[Exception] = []
@@ -39,11 +42,16 @@ class Consumer:
         self.feed: ChangeFeed | None = None
         self.fails = False
 
-    def on_change(self, record: StatusRecord) -> None:
+    def on_change(self, record: StatusRecord, changed_at: datetime | None) -> None:
         """Keep it."""
         if self.fails:
             raise RuntimeError("the consumer failed")
         self.changes.append(record)
+        self.dates.append(changed_at)
+
+    def on_many_changes(self, authority_id: int, changed_at: datetime | None) -> None:
+        """Keep it."""
+        self.many.append((authority_id, changed_at))
 
     def on_authority_change(self) -> None:
         """Count it."""
@@ -68,21 +76,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def following(url: str) -> AsyncIterator[Consumer]:
+async def following(url: str, *, bound: timedelta = BOUND) -> AsyncIterator[Consumer]:
     """A feed that runs on the database, and its consumer."""
     consumer = Consumer()
 
     async def connect_feed() -> asyncpg.Connection:
-        return await connect(url, role="lakthan_responder", application_name="lakthan-feed")
+        return await connect(url, role="lakthan_responder", application_name="lakthan-test")
 
     consumer.feed = ChangeFeed(
         connect_feed,
         on_change=consumer.on_change,
+        on_many_changes=consumer.on_many_changes,
         on_authority_change=consumer.on_authority_change,
         on_ready=consumer.on_ready,
         on_lost=consumer.on_lost,
         heartbeat=HEARTBEAT,
-        bound=BOUND,
+        bound=bound,
     )
     task = asyncio.create_task(consumer.feed.run())
     try:
@@ -100,7 +109,7 @@ def trusted(consumer: Consumer) -> bool:
 
 
 def proven_after(instant: float, consumer: Consumer) -> Callable[[], bool]:
-    """Tells when a heartbeat that was sent after this loop time has come back."""
+    """Tells when a heartbeat that was sent after this instant has come back."""
     feed = consumer.feed
     assert feed is not None
     return lambda: feed._proven > instant
@@ -109,7 +118,7 @@ def proven_after(instant: float, consumer: Consumer) -> Callable[[], bool]:
 async def backend_of_feed(pool: asyncpg.Pool) -> int:
     """The process of the server that serves the feed of this test's database."""
     pid: int = await pool.fetchval(
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'lakthan-feed' AND datname = current_database()"
+        "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()", FEED_NAME
     )
     return pid
 
@@ -227,6 +236,124 @@ async def test_a_notification_that_makes_no_sense_ends_the_trust(
         assert consumer.changes == []
 
 
+async def test_changes_by_the_thousand_come_as_one_word(open_as: OpenPool, database_url: str) -> None:
+    """A statement that changed more certificates than it names says of which authority they are, and when it was."""
+    owner = await open_as(None)
+    payload = {"authority_id": 7, "all": True, "version": 12_000, "changed_at": "2026-11-22T07:00:00.25+07:00"}
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await owner.execute("SELECT pg_notify('lakthan_status', $1)", json.dumps(payload))
+        await until(lambda: bool(consumer.many))
+        assert consumer.many == [(7, datetime(2026, 11, 22, 0, 0, 0, 250_000, UTC))]
+        assert trusted(consumer)
+
+
+@pytest.mark.parametrize("changed_at", [None, "2026-11-22T00:00:00.25+00:00"])
+async def test_a_change_tells_when_it_was_if_the_database_says_so(
+    open_as: OpenPool, database_url: str, changed_at: str | None
+) -> None:
+    """The instant of the change is handed out; a database of the first schema, which does not say it, is heard too."""
+    owner = await open_as(None)
+    payload = {
+        **dict.fromkeys(("revocation_reason", "invalidity_date", "not_after", "certificate_sha256")),
+        "authority_id": 7,
+        "serial_number": "80",
+        "cert_status": "revoked",
+        "version": 9,
+        "revocation_time": "2026-11-21T23:00:00+00:00",
+        **({} if changed_at is None else {"changed_at": changed_at}),
+    }
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await owner.execute("SELECT pg_notify('lakthan_status', $1)", json.dumps(payload))
+        await until(lambda: bool(consumer.changes))
+        assert consumer.dates == [None if changed_at is None else datetime.fromisoformat(changed_at)]
+
+
+async def test_an_answer_proves_that_earlier_changes_were_handed_out(
+    open_as: OpenPool, database_url: str, authority_id: int
+) -> None:
+    """Whoever asks after a commit gets the feed's word back, by when its consumer has had every earlier change.
+
+    Many questions at once are answered, in fewer words than there were questions; each answer says by its sender which
+    session it comes from.
+    """
+    writer = ChangeWriter(await open_as("lakthan_registry"))
+    asker = await connect(database_url, role="lakthan_registry", application_name="lakthan-test")
+    answers: list[tuple[int, list[str], int]] = []
+    async with following(database_url) as consumer:
+        await asker.add_listener(
+            "lakthan_served",
+            lambda _connection, pid, _channel, text: answers.append((pid, str(text).split(), len(consumer.changes))),
+        )
+        await until(lambda: trusted(consumer))
+        pid = await backend_of_feed(await open_as(None))
+        for number in range(1, 20):
+            answers.clear()
+            await writer.revoke(authority_id, bytes([number]), actor="test")
+            asked = [f"{number}x{part}" for part in range(50)]
+            await asker.execute("SELECT pg_notify('lakthan_ask', ask) FROM unnest($1::text[]) AS ask", asked)
+            await until(lambda asked=asked: sorted(each for _, some, _ in answers for each in some) == sorted(asked))  # type: ignore[misc]
+            assert {sender for sender, _, _ in answers} == {pid}
+            assert min(changes for _, _, changes in answers) == number
+            assert len(answers) < len(asked)
+        assert consumer.events == ["ready"]
+    await asker.close()
+
+
+async def test_a_consumer_at_work_holds_the_answers(open_as: OpenPool, database_url: str) -> None:
+    """A consumer that needs time to take a change in can have questions wait until it has; the heartbeat goes on."""
+    asker = await connect(database_url, role="lakthan_registry", application_name="lakthan-test")
+    answers: list[str] = []
+    async with following(database_url) as consumer:
+        await asker.add_listener("lakthan_served", lambda _c, _p, _ch, text: answers.extend(str(text).split()))
+        await until(lambda: trusted(consumer))
+        assert consumer.feed is not None
+        consumer.feed.hold_answers()
+        await asker.execute("SELECT pg_notify('lakthan_ask', 'first')")
+        await asker.execute("SELECT pg_notify('lakthan_ask', 'second')")
+        await until(lambda: len(consumer.feed._asks) == 2 if consumer.feed else False)
+        await until(proven_after(monotonic_seconds(), consumer))
+        await asker.fetchval("SELECT 1")
+        assert answers == []
+        consumer.feed.give_answers()
+        await until(lambda: len(answers) == 2)
+        assert answers == ["first", "second"]
+    await asker.close()
+
+
+async def test_odd_questions_cost_nothing(open_as: OpenPool, database_url: str) -> None:
+    """A question that is empty, long or not plain letters and digits is not answered, and shakes nobody's trust."""
+    owner = await open_as(None)
+    asker = await connect(database_url, role="lakthan_registry", application_name="lakthan-test")
+    answers: list[str] = []
+    async with following(database_url) as consumer:
+        await until(lambda: trusted(consumer))
+        await asker.add_listener("lakthan_served", lambda _c, _p, _ch, text: answers.append(str(text)))
+        for odd in ("", "two words", "ຖາມ", "a" * 65, '{"ask": "x"}'):
+            await owner.execute("SELECT pg_notify('lakthan_ask', $1)", odd)
+        await owner.execute("SELECT pg_notify('lakthan_ask', 'sensible')")
+        await until(lambda: bool(answers))
+        assert answers == ["sensible"]
+        assert consumer.events == ["ready"]
+    await asker.close()
+
+
+async def test_a_feed_announces_itself_before_it_is_trusted(open_as: OpenPool, database_url: str) -> None:
+    """Nobody is trusted whom those who wait for `served` do not know: each connection says first that it is there."""
+    listener = await connect(database_url, role="lakthan_registry", application_name="lakthan-test")
+    announced: list[tuple[int, str]] = []
+    async with following(database_url) as consumer:
+        await listener.add_listener("lakthan_served", lambda _c, pid, _ch, text: announced.append((pid, str(text))))
+        await until(lambda: trusted(consumer))
+        owner = await open_as(None)
+        await owner.execute("SELECT pg_terminate_backend($1)", await backend_of_feed(owner))
+        await until(lambda: consumer.events == ["ready", "lost", "ready"])
+        await listener.fetchval("SELECT 1")
+        assert announced[-1] == (await backend_of_feed(owner), "")
+    await listener.close()
+
+
 async def test_a_consumer_that_fails_is_told_to_start_afresh(
     open_as: OpenPool, database_url: str, authority_id: int
 ) -> None:
@@ -270,7 +397,8 @@ async def test_under_a_storm_of_losses_no_change_is_missed_while_trusted(
     writer = ChangeWriter(await open_as("lakthan_registry"))
     serials = [bytes([1 + number // 100, number % 100]) for number in range(120)]
     await writer.record([ChangeRequest(authority_id, serial, Change.ISSUE) for serial in serials], "test")
-    async with following(database_url) as consumer:
+    # Long enough that nothing but the storm breaks a connection, on a machine that is busy with other things.
+    async with following(database_url, bound=timedelta(seconds=10)) as consumer:
         await until(lambda: trusted(consumer))
         for number, serial in enumerate(serials):
             if number % 20 == 10:
@@ -279,7 +407,7 @@ async def test_under_a_storm_of_losses_no_change_is_missed_while_trusted(
             if number % 20 == 15:
                 times = number // 20 + 2
                 await until(lambda times=times: consumer.events.count("ready") == times)  # type: ignore[misc]
-        await until(proven_after(asyncio.get_running_loop().time(), consumer))
+        await until(proven_after(monotonic_seconds(), consumer))
         heard = {record.serial_number for record in consumer.changes}
         assert consumer.events.count("lost") == 6
         assert {serials[number] for number in range(10)} <= heard
