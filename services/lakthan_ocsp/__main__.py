@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig, ResponderConfig
 from lakthan.errors import ConfigError, StoreUnavailable
 from lakthan.store.feed import ChangeFeed
 from lakthan.store.pool import connect, open_pool
+from lakthan.store.published import PublishedReader
 from lakthan.store.status import AuthorityReader, StatusReader
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
-from lakthan_ocsp.app import Edge
+from lakthan_ocsp.app import Edge, Words
 from lakthan_ocsp.cache import AnswerCache, Certificate
-from lakthan_ocsp.directory import Directory, Responder
+from lakthan_ocsp.directory import Directory, PublishedResponder, Responder
 from lakthan_ocsp.metrics import OCSPMetrics
-from lakthan_ocsp.opening import open_responder
+from lakthan_ocsp.opening import open_published, open_responder
+from lakthan_ocsp.published import PublishedAnswers
+from lakthan_ocsp.quick import Short
 from lakthan_ocsp.service import OCSPService
 
 if TYPE_CHECKING:
@@ -42,7 +46,9 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     settings = config.ocsp
     metrics = OCSPMetrics()
     async with AsyncExitStack() as stack:
-        responders = [await _open_responder(each, metrics, stack) for each in settings.responders]
+        published = [open_published(each) for each in settings.responders if each.answers == "published"]
+        signing = [each for each in settings.responders if each.answers != "published"]
+        responders = [await _open_responder(each, metrics, stack) for each in signing]
         pool = await open_pool(
             settings.database.url,
             role=_ROLE,
@@ -52,17 +58,28 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             application_name=_NAME,
         )
         stack.push_async_callback(pool.close)
-        process = _Process(settings, AuthorityReader(pool), responders, metrics)
+        process = _Process(settings, AuthorityReader(pool), responders, published, metrics)
+        answers = PublishedAnswers(PublishedReader(pool), metrics)
         service = OCSPService(
-            await process.load(), StatusReader(pool), process.cache, metrics, changes_heard=process.changes_heard
+            await process.load(),
+            StatusReader(pool),
+            answers,
+            process.cache,
+            metrics,
+            changes_heard=process.changes_heard,
         )
         for authority, problem in service.directory.problems.items():
             if problem:
                 log.error("no answers for an authority", authority=authority, problem=problem)
         run_alongside(stack, process.feed.run())
         run_alongside(stack, _watch_certificates(responders, metrics))
+        run_alongside(stack, answers.watch([each.authority for each in published], process.many_changed))
         run_alongside(stack, process.keep_directory(service))
-        front = await Front.open(Edge(service, metrics), settings.host, settings.port)
+        words = Words(service, metrics)
+        quick = Short(words, process.cache, metrics, changes_heard=process.changes_heard)
+        front = await Front.open(Edge(words, metrics), settings.host, settings.port, quick=quick)
+        if front.wire is not None:
+            metrics.watch_wire(front.wire)
         stack.push_async_callback(front.close)
         admin = await open_admin(
             admin_application(metrics.registry, lambda: process.checks(service)),
@@ -78,14 +95,21 @@ class _Process:
     """What the callbacks of the change feed work on."""
 
     def __init__(
-        self, settings: OCSPConfig, authorities: AuthorityReader, responders: list[Responder], metrics: OCSPMetrics
+        self,
+        settings: OCSPConfig,
+        authorities: AuthorityReader,
+        responders: list[Responder],
+        published: list[PublishedResponder],
+        metrics: OCSPMetrics,
     ) -> None:
         self._authorities = authorities
         self._responders = responders
+        self._published = published
+        self.many_changed = asyncio.Event()
         self._metrics = metrics
         self._reload = asyncio.Event()
         self._stale = False
-        self.cache = AnswerCache(settings.cached_answers)
+        self.cache = AnswerCache(settings.cached_answers, settings.cache_megabytes << 20)
         password = settings.database.password()
 
         async def connect_feed() -> asyncpg.Connection:
@@ -94,19 +118,22 @@ class _Process:
         self.feed = ChangeFeed(
             connect_feed,
             on_change=self._changed,
+            on_many_changes=self._many_changed,
             on_authority_change=self._authorities_changed,
             on_ready=self._ready,
             on_lost=self._lost,
         )
+        metrics.cached_answers.set_function(lambda: len(self.cache))
+        metrics.cache_octets.set_function(lambda: self.cache.octets)
         metrics.feed_trusted.set_function(lambda: self.feed.trusted)
 
     def changes_heard(self) -> bool:
         """True while every change is heard, and what was heard of the authorities has been taken in."""
-        return self.feed.trusted and not self._stale
+        return clock_gettime(CLOCK_BOOTTIME) < self.feed.trusted_until and not self._stale
 
     async def load(self) -> Directory:
         """Who answers for whom, as the store says now."""
-        return Directory(await self._authorities.load(), self._responders)
+        return Directory(await self._authorities.load(), self._responders, self._published)
 
     async def keep_directory(self, service: OCSPService) -> None:
         """Replace the directory whenever the authorities have changed, or may have."""
@@ -122,6 +149,8 @@ class _Process:
             else:
                 self._stale = self._reload.is_set()
                 self.cache.drop_all()
+                if not self._stale:
+                    self.feed.give_answers()
                 self._metrics.authorities_read.inc()
                 log.info("authorities read", problems=service.directory.problems)
 
@@ -132,12 +161,20 @@ class _Process:
             **{f"responder {name}": problem for name, problem in service.directory.problems.items()},
         }
 
-    def _changed(self, record: StatusRecord) -> None:
+    def _changed(self, record: StatusRecord, changed_at: datetime | None) -> None:
         self.cache.drop(Certificate(record.authority_id, record.serial_number))
         self._metrics.status_changes.inc()
+        self._metrics.served(changed_at)
+
+    def _many_changed(self, _authority_id: int, changed_at: datetime | None) -> None:
+        self.cache.drop_all()
+        self.many_changed.set()
+        self._metrics.status_changes.inc()
+        self._metrics.served(changed_at)
 
     def _authorities_changed(self) -> None:
         self._stale = True
+        self.feed.hold_answers()
         self._reload.set()
 
     def _ready(self) -> None:

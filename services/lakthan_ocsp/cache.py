@@ -1,16 +1,21 @@
-"""Answers that may be given again: to the same request octets, until they are due for renewal, while nothing changed.
+"""What may be said again without asking: signed answers until they are due for renewal, and statuses, while nothing
+changed.
 
 The database is the authority and this is only a memory of what it said. Three rules keep a stale *good* out:
 
-- a change of a certificate's status drops every answer about it, in the tick in which the notification arrives;
+- a change of a certificate's status drops everything about it, in the tick in which the notification arrives;
 - when notifications may have been missed, everything is dropped (whoever asks does not ask while they are missing);
-- an answer whose status was read before a change and finished after it is neither remembered nor given: whoever
-  computes one takes a `Mark` first and asks `unchanged_since` last.
+- what was read before a change and finished after it is neither remembered nor given: whoever computes an answer takes
+  a `Mark` first and asks `unchanged_since` last.
+
+An answer is one object, however many spellings of the question lead to it (POST bodies, GET targets): to forget it is
+to end it (`Answer.until`) and to drop its spellings. Memory is bounded in answers and in octets; when it is full, the
+oldest few of the answers go.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +24,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lakthan.algorithms import HashAlgorithm
-    from lakthan_ocsp.governor import Governor, Span
+    from lakthan.store.records import StatusRecord
+    from lakthan_ocsp.directory import PublishedResponder
+    from lakthan_ocsp.governor import MaxAge, Span
+    from lakthan_ocsp.metrics import Tally
+    from lakthan_ocsp.responder import ResponderTemplate
 
 _REMEMBERED_CHANGES = 4096
+_REMEMBERED_STATUSES = 32_768
+# Spellings of one question; clients use a handful, and whoever invents more does not fill the memory with them.
+_MOST_SPELLINGS = 8
+_LONGEST_SPELLING = 512
+# What CPython needs for an answer beside the octets of its body, and for a spelling beside its own, measured.
+_OCTETS_OF_ANSWER = 1600
+_OCTETS_OF_SPELLING = 160
 
 
 class Certificate(NamedTuple):
@@ -31,22 +47,59 @@ class Certificate(NamedTuple):
     serial_number: bytes
 
 
-@dataclass(slots=True)
+class Question(NamedTuple):
+    """What makes two plain requests the same: who answers, and the CertID as it comes back (responders differ in key,
+    CertIDs in hash and encoding).
+    """
+
+    template: ResponderTemplate | PublishedResponder
+    cert_id: bytes
+
+
+@dataclass(slots=True, eq=False)
 class Answer:
     """A signed OCSPResponse and what the HTTP edge needs to give it out.
 
     `span`: what it says of its time. `outcomes` and `hashes`: for the metrics, the CertStatus of each SingleResponse
-    and the hash algorithm of each CertID that was asked. `etag`: '' for an answer that is for one client only, because
-    it has that client's nonce.
+    and the hash algorithm of each CertID that was asked; `source`: `signed` here, or `published`. `for_one_client`: it
+    has that client's nonce.
+
+    The rest is the memory's and the wire's: `since` and `until`, between which it may be given again (seconds of the
+    epoch), and until when the `head` of its response that is ready made holds; `given`: it was given before.
     """
 
     body: bytes
     span: Span
-    governor: Governor
+    governor: MaxAge
     outcomes: tuple[str, ...]
     hashes: tuple[HashAlgorithm | None, ...]
     authoritative: bool
-    etag: str
+    for_one_client: bool = False
+    source: str = "signed"
+    given: bool = False
+    certificate: Certificate | None = None
+    question: Question | None = None
+    spellings: list[bytes] = field(default_factory=list)
+    since: float = 0.0
+    until: float = 0.0
+    head_until: float = 0.0
+    head: bytes = b""
+    gets: Tally | None = None
+    posts: Tally | None = None
+
+    @property
+    def octets(self) -> int:
+        """About how much memory it takes, with its spellings."""
+        spelled = sum(len(spelling) + _OCTETS_OF_SPELLING for spelling in self.spellings)
+        return _OCTETS_OF_ANSWER + len(self.body) + spelled
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """What the store said of a certificate; `current` until that may have changed."""
+
+    status: StatusRecord
+    current: bool = True
 
 
 class Mark(NamedTuple):
@@ -56,40 +109,90 @@ class Mark(NamedTuple):
 
 
 class AnswerCache:
-    """At most `capacity` answers; when full, the oldest eighth goes."""
+    """At most `capacity` answers of about `most_octets` of memory together, and the statuses of some thousand
+    certificates.
 
-    def __init__(self, capacity: int) -> None:
+    `by_spelling` is for the wire to look into; it checks `since` and `until` itself.
+    """
+
+    def __init__(self, capacity: int, most_octets: int = 96 << 20) -> None:
         self._capacity = capacity
-        self._answers: dict[bytes, Answer] = {}
-        self._requests: dict[Certificate, set[bytes]] = {}
-        self._certificates: dict[bytes, Certificate] = {}
+        self._most_octets = most_octets
+        self._octets = 0
+        self.by_spelling: dict[bytes, Answer] = {}
+        self._by_question: dict[Question, Answer] = {}
+        self._of_certificate: dict[Certificate, list[Answer]] = {}
+        self._statuses: dict[Certificate, Standing] = {}
         self._number = 0
         self._changed: dict[Certificate, int] = {}
         self._all_changed = 0
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._by_question)
 
-    def get(self, request: bytes, now: datetime) -> Answer | None:
-        """The answer to these request octets, if one is remembered and not due for renewal."""
-        answer = self._answers.get(request)
-        if answer is None:
-            return None
+    @property
+    def octets(self) -> int:
+        """About how much memory the answers take."""
+        return self._octets
+
+    def get(self, spelling: bytes, now: datetime) -> Answer | None:
+        """The answer to a question in this spelling, if one is remembered and not due for renewal."""
+        return self._current(self.by_spelling.get(spelling), now)
+
+    def find(self, question: Question, now: datetime) -> Answer | None:
+        """The same, by what is asked."""
+        return self._current(self._by_question.get(question), now)
+
+    def _current(self, answer: Answer | None, now: datetime) -> Answer | None:
         # A clock set back must not bring old answers to life again: an answer from the future is not used.
-        if answer.span.produced_at <= now < answer.span.renew_at:
+        if answer is None or answer.since <= now.timestamp() < answer.until:
             return answer
-        self._forget([request])
+        self._forget(answer)
         return None
 
-    def put(self, request: bytes, certificate: Certificate, answer: Answer) -> None:
-        """Remember."""
+    def put(self, question: Question, certificate: Certificate, answer: Answer) -> None:
+        """Remember an answer about one certificate."""
         if not self._capacity:
             return
-        if len(self._answers) >= self._capacity:
-            self._forget(list(islice(self._answers, max(1, self._capacity // 8))))
-        self._answers[request] = answer
-        self._certificates[request] = certificate
-        self._requests.setdefault(certificate, set()).add(request)
+        there = self._by_question.get(question)
+        if there is not None:
+            self._forget(there)
+        answer.question, answer.certificate = question, certificate
+        answer.since, answer.until = answer.span.produced_at.timestamp(), answer.span.renew_at.timestamp()
+        self._octets += answer.octets
+        self._by_question[question] = answer
+        self._of_certificate.setdefault(certificate, []).append(answer)
+        self._make_room()
+
+    def spell(self, answer: Answer, spelling: bytes) -> None:
+        """Take note of another way to ask for an answer that is remembered; of one that is not, nothing is noted."""
+        if len(spelling) > _LONGEST_SPELLING or not answer.until or spelling in self.by_spelling:
+            return
+        if len(answer.spellings) == _MOST_SPELLINGS:
+            oldest = answer.spellings.pop(0)
+            del self.by_spelling[oldest]
+            self._octets -= len(oldest) + _OCTETS_OF_SPELLING
+        answer.spellings.append(spelling)
+        self.by_spelling[spelling] = answer
+        self._octets += len(spelling) + _OCTETS_OF_SPELLING
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if len(self._by_question) > self._capacity or self._octets > self._most_octets:
+            # Some at once, because the front of a dict is slow to find when it has been emptied one by one.
+            for answer in list(islice(self._by_question.values(), len(self._by_question) // 64 + 1)):
+                self._forget(answer)
+
+    def remember(self, certificate: Certificate, status: StatusRecord) -> None:
+        """Remember what the store said of a certificate."""
+        if len(self._statuses) >= _REMEMBERED_STATUSES:
+            for oldest in list(islice(self._statuses, _REMEMBERED_STATUSES // 8)):
+                self._statuses.pop(oldest).current = False
+        self._statuses[certificate] = Standing(status)
+
+    def standing(self, certificate: Certificate) -> Standing | None:
+        """What the store said; None when that is not remembered. That there is no record never is."""
+        return self._statuses.get(certificate)
 
     def mark(self) -> Mark:
         """Where the sequence of changes stands now; taken before a status is read."""
@@ -109,22 +212,37 @@ class AnswerCache:
             # Rare, and coarse on purpose: whoever computes an answer right now computes it again.
             self._changed.clear()
             self._all_changed = self._number
-        self._forget(list(self._requests.get(certificate, ())))
+        standing = self._statuses.pop(certificate, None)
+        if standing is not None:
+            standing.current = False
+        for answer in list(self._of_certificate.get(certificate, ())):
+            self._forget(answer)
 
     def drop_all(self) -> None:
         """Notifications may have been missed: know nothing."""
         self._number += 1
         self._all_changed = self._number
         self._changed.clear()
-        self._answers.clear()
-        self._requests.clear()
-        self._certificates.clear()
+        for standing in self._statuses.values():
+            standing.current = False
+        self._statuses.clear()
+        for answer in self._by_question.values():
+            answer.until = answer.head_until = 0.0
+        self._octets = 0
+        self.by_spelling.clear()
+        self._by_question.clear()
+        self._of_certificate.clear()
 
-    def _forget(self, requests: Iterable[bytes]) -> None:
-        for request in requests:
-            del self._answers[request]
-            certificate = self._certificates.pop(request)
-            of_certificate = self._requests[certificate]
-            of_certificate.discard(request)
-            if not of_certificate:
-                del self._requests[certificate]
+    def _forget(self, answer: Answer) -> None:
+        if not answer.until or answer.question is None or answer.certificate is None:
+            return
+        self._octets -= answer.octets
+        answer.until = answer.head_until = 0.0
+        for spelling in answer.spellings:
+            del self.by_spelling[spelling]
+        answer.spellings.clear()
+        del self._by_question[answer.question]
+        of_certificate = self._of_certificate[answer.certificate]
+        of_certificate.remove(answer)
+        if not of_certificate:
+            del self._of_certificate[answer.certificate]

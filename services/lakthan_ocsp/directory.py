@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from lakthan.identity import Identity
     from lakthan.store.records import AuthorityRecord
-    from lakthan_ocsp.governor import Governor
+    from lakthan_ocsp.governor import Governor, MaxAge
     from lakthan_ocsp.profiles import NonIssued, Profile
     from lakthan_ocsp.requestors import Requestors
     from lakthan_ocsp.responder import ResponderTemplate
     from lakthan_ocsp.syntax import OCSPRequest, PreferredAlgorithm
 
+_NO_AUTHORITY = "the store has no such authority"
 _OCSP_SIGNING = ExtendedKeyUsageOID.OCSP_SIGNING.dotted_string
 
 
@@ -73,6 +74,22 @@ class Entitled:
     statements: AuthorityStatements
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PublishedResponder:
+    """An authority of the configuration whose answers were signed elsewhere; `max_age` is for caches outside."""
+
+    authority: str
+    max_age: MaxAge
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """As `Entitled`, for an authority whose answers are published."""
+
+    responder: PublishedResponder
+    issuer: Issuer
+
+
 @dataclass(frozen=True, slots=True)
 class _Speaker:
     """A responder that its authority's certificates have been checked against. `issued_by_key`: the key that did."""
@@ -94,6 +111,7 @@ FOREIGN_ISSUER = "foreign issuer"
 NO_RESPONDER = "no responder"
 MIXED_ISSUERS = "mixed issuers"
 NOT_ON_RECORD = "not on record"
+NOT_PUBLISHED = "not published"
 
 
 def check_responder(
@@ -136,16 +154,30 @@ class Directory:
     `problems`: for every configured responder what keeps it from speaking, '' when nothing does.
     """
 
-    def __init__(self, authorities: Sequence[AuthorityRecord], responders: Iterable[Responder]) -> None:
+    def __init__(
+        self,
+        authorities: Sequence[AuthorityRecord],
+        responders: Iterable[Responder],
+        published: Iterable[PublishedResponder] = (),
+    ) -> None:
         self.problems: dict[str, str] = {}
         self._issuers: Mapping[bytes, Issuer] = issuer_index(authorities)
         self._speakers: dict[int, list[_Speaker]] = {}
+        self._published: dict[int, PublishedResponder] = {}
         by_name = {authority.name: authority for authority in authorities}
+        for each in published:
+            authority = by_name.get(each.authority)
+            self.problems[f"{each.authority} (published)"] = "" if authority else _NO_AUTHORITY
+            if authority:
+                self._published[authority.id] = each
         for responder in responders:
             name = f"{responder.authority} ({responder.identity.signer.algorithm.label})"
             authority = by_name.get(responder.authority)
             if authority is None:
-                self.problems[name] = "the store has no such authority"
+                self.problems[name] = _NO_AUTHORITY
+                continue
+            if authority.id in self._published:
+                self.problems[name] = "its answers are published: another responder would contradict them"
                 continue
             try:
                 speaker = _speaker(responder, authority)
@@ -154,14 +186,28 @@ class Directory:
             else:
                 self._speakers.setdefault(authority.id, []).append(speaker)
                 self.problems.setdefault(name, "")
+        # Who answers a request that asks about one certificate and prefers nothing, which is nearly every request.
+        self._usually: dict[bytes, Entitled | Published] = {}
 
-    def entitled(self, request: OCSPRequest) -> Entitled:
+    def entitled(self, request: OCSPRequest) -> Entitled | Published:
         """Who answers this request. Raises `NotEntitled` when no one responder may answer all of it.
 
         Of several responders the one is taken that the CertID's CA key issued, and among these by RFC 6960 §4.4.7.2.1:
         the first that suits the client's list, in the client's order, else the first of the configuration.
         """
+        usual = not request.preferred and len(request.cert_ids) == 1
+        entitled = self._usually.get(request.cert_ids[0].issuer) if usual else None
+        if entitled is None:
+            entitled = self._entitled(request)
+            if usual:
+                self._usually[request.cert_ids[0].issuer] = entitled  # as many as there are issuers
+        return entitled
+
+    def _entitled(self, request: OCSPRequest) -> Entitled | Published:
         issuer = self._issuer(request.cert_ids)
+        published = self._published.get(issuer.authority.id)
+        if published is not None:
+            return Published(published, issuer)
         speakers = self._speakers.get(issuer.authority.id)
         if not speakers:
             raise NotEntitled(NO_RESPONDER)

@@ -64,17 +64,40 @@ class Span:
     renew_at: datetime
 
 
-class Governor:
+class MaxAge:
+    """For how long caches outside may keep an answer, at most (RFC 9919 §7.2)."""
+
+    def __init__(self, max_age: timedelta) -> None:
+        self._max_age = max_age
+
+    def seconds_to_keep(self, now: datetime, renew_at: datetime) -> int:
+        """The max-age for an answer that is given out `now`; never negative."""
+        return max(0, int(min(renew_at - now, self._max_age).total_seconds()))
+
+    def same_max_age_until(self, now: datetime, renew_at: datetime) -> float:
+        """Until when `seconds_to_keep` gives what it gives `now`, in seconds of the epoch.
+
+        Far from the renewal that is always the longest `max_age`; near it a second's answer is good for that second.
+        """
+        falls_from = (renew_at - self._max_age).timestamp()
+        seconds = now.timestamp()
+        return falls_from if seconds < falls_from else seconds + (renew_at.timestamp() - seconds) % 1.0
+
+
+class Governor(MaxAge):
     """The spans of one responder, its profile's limits, and the certificate that bounds them."""
 
     def __init__(self, config: ResponderConfig, profile: Profile, view: CertificateView) -> None:
+        super().__init__(profile.max_age if config.max_age is None else config.max_age)
         self.profile = profile
         self._validity = profile.validity if config.validity is None else config.validity
         self._refresh = profile.refresh if config.refresh is None else config.refresh
-        self._max_age = profile.max_age if config.max_age is None else config.max_age
         self._final = config.final
         self._not_before = view.not_before
         self._not_after = view.not_after
+        # The spans of one second: certificates in the same state differ in nothing but when they are renewed.
+        self._second = 0
+        self._spans: dict[tuple[int, CRLSource | None], Span] = {}
         for broken, rule in self._broken_settings():
             if broken:
                 raise ConfigError(f"responder of {config.authority!r}, profile {profile.name}: {rule}")
@@ -111,6 +134,22 @@ class Governor:
         """
         if not self.profile.holds and any(record is not None and record.held for record in records):
             raise PolicyViolation(SUSPENSION, f"profile {self.profile.name} has no suspension, and this one is held")
+        # Answers signed in one burst fall due one after another.
+        which = zlib.crc32(b"".join([record.serial_number for record in records if record is not None])) & 0xFF
+        second = int(now.timestamp())
+        if second != self._second:
+            self._second = second
+            self._spans.clear()
+        span = self._spans.get((which, crl))
+        if span is None:
+            span = self._spans[which, crl] = self._span(now, crl, which)
+        if self.profile.within_certificate and not self._final:
+            end = min(_ends_after(span.this_update, records), default=span.next_update)
+            if end < span.next_update:
+                return Span(span.produced_at, span.this_update, end, min(span.renew_at, end))
+        return span
+
+    def _span(self, now: datetime, crl: CRLSource | None, which: int) -> Span:
         produced_at = now.replace(microsecond=0)
         if not self._not_before <= produced_at < self._not_after:
             raise PolicyViolation(
@@ -131,15 +170,8 @@ class Governor:
                 f"the responder certificate ends at {self._not_after}: an answer would be shorter than "
                 f"{self.profile.shortest}",
             )
-        if self.profile.within_certificate:
-            next_update = min([next_update, *_ends_after(this_update, records)])
-        which = zlib.crc32(b"".join(record.serial_number for record in records if record is not None))
-        spread = self._refresh * (_SPREAD * (which & 0xFF) / 0xFF)
+        spread = self._refresh * (_SPREAD * which / 0xFF)
         return Span(produced_at, this_update, next_update, min(produced_at + self._refresh - spread, next_update))
-
-    def seconds_to_keep(self, now: datetime, renew_at: datetime) -> int:
-        """The max-age for an answer that is given out `now`; never negative (RFC 9919 §7.2)."""
-        return max(0, int(min(renew_at - now, self._max_age).total_seconds()))
 
     def warning(self, now: datetime) -> str:
         """Why the operator should act, long before the answers stop; '' when there is no reason."""

@@ -1,17 +1,45 @@
 """Every series of the OCSP responder, declared here and documented in docs/metrics.md.
 
-Label values are spelled as in the RFC. Children are made once; the hot path only increments.
+Label values are spelled as in the RFC. What happens for every request is counted in plain numbers, one `Tally` for all
+that happens in the same way, and is brought into the series when somebody reads them: a cached answer costs less than
+an increment of three counters.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from lakthan.algorithms import HashAlgorithm
+from lakthan.telemetry.plain import PlainHistogram
 from lakthan_ocsp import directory, responder
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus
 
+if TYPE_CHECKING:
+    from lakthan.web.wire import Wire
+
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+_REQUEST_SECONDS = (0.000005, 0.00001, 0.000025, *_SECONDS)
+_SERVED_SECONDS = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
+)
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """How many requests about one certificate were answered in exactly this way since the series were read last."""
+
+    method: str
+    source: str
+    outcomes: tuple[str, ...]
+    hash: HashAlgorithm | None
+    count: int = 0
 
 
 class OCSPMetrics:
@@ -19,6 +47,8 @@ class OCSPMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._tallies: dict[tuple[str, str, tuple[str, ...], HashAlgorithm | None], Tally] = {}
+        self.registry.register(_Before(self._bring_in))  # the first, so that the others give what it brings in
         ProcessCollector(registry=self.registry)
         requests = Counter(
             "lakthan_ocsp_requests",
@@ -38,8 +68,7 @@ class OCSPMetrics:
         answers = Counter(
             "lakthan_ocsp_answers", "Successful answers by where they came from.", ["source"], registry=self.registry
         )
-        self.answers_cached = answers.labels("cache")
-        self.answers_signed = answers.labels("signed")
+        self._answers = {source: answers.labels(source) for source in ("cache", "signed", "published")}
         hashes = Counter(
             "lakthan_ocsp_cert_id_hashes",
             "CertIDs answered, by hash algorithm. SHA-1 ones are to die out.",
@@ -49,7 +78,20 @@ class OCSPMetrics:
         self.cert_id_hashes: dict[HashAlgorithm | None, Counter] = {
             algorithm: hashes.labels(algorithm.label) for algorithm in responder.CERT_ID_HASHES
         }
-        self.nonces = Counter("lakthan_ocsp_nonces", "Requests that carry a nonce.", registry=self.registry)
+        self._wire: Wire | None = None
+        self._wire_counters = {
+            name: Counter(f"lakthan_ocsp_wire_{name}", documentation, registry=self.registry)
+            for name, documentation in (
+                ("answered", "Requests that were answered by the short way."),
+                ("handed_over", "Connections that were handed over to aiohttp, for a request that is not usual."),
+                ("timed_out", "Connections that were closed because their client was idle or slow."),
+            )
+        }
+        self._wire_connections = Gauge(
+            "lakthan_ocsp_wire_connections", "Connections that the short way has now.", registry=self.registry
+        )
+        self.nonces = 0  # since the series were read last
+        self._nonces = Counter("lakthan_ocsp_nonces", "Requests that carry a nonce.", registry=self.registry)
         unauthorized = Counter(
             "lakthan_ocsp_unauthorized", "Refusals as unauthorized, by cause.", ["cause"], registry=self.registry
         )
@@ -60,8 +102,21 @@ class OCSPMetrics:
                 directory.NO_RESPONDER,
                 directory.MIXED_ISSUERS,
                 directory.NOT_ON_RECORD,
+                directory.NOT_PUBLISHED,
             )
         }
+        self.published_withheld = Counter(
+            "lakthan_ocsp_published_withheld",
+            "Requests that got tryLater although there is a published answer, by cause.",
+            ["authority", "cause"],
+            registry=self.registry,
+        )
+        self.published_until = Gauge(
+            "lakthan_ocsp_published_until_timestamp_seconds",
+            "When the last published answer of an authority ends.",
+            ["authority"],
+            registry=self.registry,
+        )
         self.violations = Counter(
             "lakthan_ocsp_validity_policy_violations",
             "Answers that were refused because they would have broken the authority's profile, by rule.",
@@ -75,24 +130,39 @@ class OCSPMetrics:
             ["code"],
             registry=self.registry,
         )
-        self.sign_seconds = Histogram(
+        self.sign_seconds = PlainHistogram(
             "lakthan_ocsp_sign_seconds",
             "Time from the octets to their signature.",
-            ["authority"],
+            label="authority",
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.lookup_seconds = Histogram(
+        self.request_seconds = PlainHistogram(
+            "lakthan_ocsp_request_seconds",
+            "Time from a complete request to its answer.",
+            buckets=_REQUEST_SECONDS,
+            registry=self.registry,
+        ).labels()
+        self.lookup_seconds = PlainHistogram(
             "lakthan_ocsp_lookup_seconds",
             "Time to read the status of a request's certificates from the store.",
             buckets=_SECONDS,
             registry=self.registry,
-        )
+        ).labels()
         self.cached_answers = Gauge(
             "lakthan_ocsp_cached_answers", "Answers in the response cache.", registry=self.registry
         )
+        self.cache_octets = Gauge(
+            "lakthan_ocsp_cache_bytes", "Memory of the response cache, about.", registry=self.registry
+        )
         self.status_changes = Counter(
             "lakthan_ocsp_status_changes", "Changes of status heard of.", registry=self.registry
+        )
+        self._served_seconds = Histogram(
+            "lakthan_ocsp_revocation_to_served_seconds",
+            "Time from a change of status, shortly before its commit, until this process answers by it.",
+            buckets=_SERVED_SECONDS,
+            registry=self.registry,
         )
         self.authorities_read = Counter(
             "lakthan_ocsp_authorities_read",
@@ -120,3 +190,71 @@ class OCSPMetrics:
             ["authority"],
             registry=self.registry,
         )
+
+    def watch_wire(self, wire: Wire) -> None:
+        """Show what it counts."""
+        self._wire = wire
+        self._wire_connections.set_function(lambda: len(wire.connections))
+
+    def tally(self, method: str, source: str, outcomes: tuple[str, ...], asked: HashAlgorithm | None) -> Tally:
+        """Where such answers about one certificate are counted; a few dozen at most. `source`: `cache` or `signed`."""
+        key = (method, source, outcomes, asked)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally(*key)
+        return tally
+
+    def answered(
+        self, method: str, source: str, outcomes: tuple[str, ...], hashes: tuple[HashAlgorithm | None, ...]
+    ) -> None:
+        """Count a successful answer, about however many certificates."""
+        if len(hashes) == 1:
+            self.tally(method, source, outcomes, hashes[0]).count += 1
+        else:
+            self._count(1, method, source, outcomes, hashes)
+
+    def _bring_in(self) -> None:
+        nonces, self.nonces = self.nonces, 0
+        self._nonces.inc(nonces)
+        if self._wire is not None:
+            counts = (self._wire.answered, self._wire.handed_over, self._wire.timed_out)
+            self._wire.answered = self._wire.handed_over = self._wire.timed_out = 0
+            for counter, count in zip(self._wire_counters.values(), counts, strict=True):
+                counter.inc(count)
+        for tally in self._tallies.values():
+            count, tally.count = tally.count, 0
+            if count:
+                self._count(count, tally.method, tally.source, tally.outcomes, (tally.hash,))
+
+    def _count(
+        self,
+        count: int,
+        method: str,
+        source: str,
+        outcomes: tuple[str, ...],
+        hashes: tuple[HashAlgorithm | None, ...],
+    ) -> None:
+        self.requests[method, OCSPResponseStatus.SUCCESSFUL].inc(count)
+        self._answers[source].inc(count)
+        for outcome in outcomes:
+            self.cert_statuses[outcome].inc(count)
+        for algorithm in hashes:
+            self.cert_id_hashes[algorithm].inc(count)
+
+    def served(self, changed_at: datetime | None) -> None:
+        """A change that the database dates `changed_at` counts from now on; None is a database that does not say."""
+        if changed_at is not None:
+            # Two clocks: one behind the database's would make the time negative.
+            self._served_seconds.observe(max(0.0, (datetime.now(UTC) - changed_at).total_seconds()))
+
+
+class _Before(Collector):
+    """Does something whenever the series are about to be read, and has none of its own."""
+
+    def __init__(self, bring_in: Callable[[], None]) -> None:
+        self._bring_in = bring_in
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        self._bring_in()
+        return ()

@@ -95,9 +95,9 @@ def issuer_index(authorities: Iterable[AuthorityRecord]) -> Mapping[bytes, Issue
 class ResponderTemplate:
     """The octets that every answer of one responder shares, and those that all answers of one second share."""
 
-    __slots__ = ("_after_tbs", "_before_tbs", "_certs", "_responder_id", "_span", "_times")
+    __slots__ = ("_after_tbs", "_before_tbs", "_certs", "_instants", "_responder_id", "_times")
 
-    def __init__(self, identity: Identity, *, by_name: bool = False) -> None:
+    def __init__(self, identity: Identity, *, by_name: bool = False, with_certificate: bool = True) -> None:
         # byKey [2], the choice that RFC 9919 §3.2.2 demands of new responders; byName [1] for clients that want it.
         self._responder_id = (
             der.encode(0xA1, identity.view.subject)
@@ -106,10 +106,11 @@ class ResponderTemplate:
         )
         # RFC 9919 §3.2.2: the delegated certificate travels along. First and alone: clients exist that take the
         # first one without looking.
-        self._certs = der.encode(0xA0, der.sequence(identity.view.encoded))
+        # A CA that signs its answers itself leaves the field out (RFC 6960 §4.2.1).
+        self._certs = der.encode(0xA0, der.sequence(identity.view.encoded)) if with_certificate else b""
         self._before_tbs: dict[int, bytes] = {}
         self._after_tbs = identity.signer.algorithm.algorithm_identifier
-        self._span: Span | None = None
+        self._instants: tuple[datetime, datetime, datetime] | None = None
         self._times = (b"", b"")
 
     def draft(
@@ -126,9 +127,10 @@ class ResponderTemplate:
         `nonce` is the extnValue element of the request; it comes back as it was. `extended_revoke` announces that
         certificates which were never issued are answered as revoked.
         """
-        if self._span != span:
+        instants = (span.produced_at, span.this_update, span.next_update)
+        if self._instants != instants:
             this_update = der.generalized_time(span.this_update)
-            self._span = span
+            self._instants = instants
             self._times = (
                 self._responder_id + der.generalized_time(span.produced_at),
                 this_update + der.encode(0xA0, der.generalized_time(span.next_update)),
@@ -139,7 +141,9 @@ class ResponderTemplate:
             response = cert_id + cert_status + times + single_extensions
             responses += der.head(der.SEQUENCE, len(response)) + response
         data = responder_id_and_produced_at + der.head(der.SEQUENCE, len(responses)) + responses
-        extensions = der.sequence(ID_PKIX_OCSP_NONCE, nonce) if nonce is not None else b""
+        extensions = b""
+        if nonce is not None:
+            extensions = der.head(der.SEQUENCE, len(ID_PKIX_OCSP_NONCE) + len(nonce)) + ID_PKIX_OCSP_NONCE + nonce
         if extended_revoke:
             extensions += EXTENDED_REVOKE
         if extensions:

@@ -1,4 +1,8 @@
-"""The way of one request: its octets in, an `Answer` out; between them the cache, the store and a key.
+"""The way of one request: its octets in, an `Answer` out; between them the memory, the store and a key.
+
+What can be said at once is said without giving way to anybody (`cached`, `at_once`): from memory, or signed by a key
+that is quicker than a wait. `answer` waits where it must: for the store, in which all questions of one turn of the loop
+go together, for a slow key or an HSM, or for an answer to the same question that is already under way.
 
 It decides nothing that the core could decide, and turns no failure into octets: `RequestError` and the errors of
 `lakthan.errors` go up to the HTTP edge, which knows the protocol's word for each.
@@ -12,9 +16,11 @@ from typing import TYPE_CHECKING
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import StoreUnavailable
-from lakthan_ocsp.cache import Answer, AnswerCache, Certificate
-from lakthan_ocsp.directory import NOT_ON_RECORD, Directory, NotEntitled
+from lakthan.keys import sign_at_once
+from lakthan_ocsp.cache import Answer, AnswerCache, Certificate, Question
+from lakthan_ocsp.directory import NOT_ON_RECORD, Directory, NotEntitled, Published
 from lakthan_ocsp.governor import PolicyViolation
+from lakthan_ocsp.nonces import ReadyAnswers, Terms
 from lakthan_ocsp.profiles import NonIssued
 from lakthan_ocsp.syntax import CertID, CertStatusChoice, OCSPRequest, parse_request
 
@@ -24,9 +30,11 @@ if TYPE_CHECKING:
 
     from lakthan.store.records import StatusRecord
     from lakthan.store.status import StatusReader
+    from lakthan_ocsp.cache import Standing
     from lakthan_ocsp.directory import Entitled
-    from lakthan_ocsp.metrics import OCSPMetrics
-    from lakthan_ocsp.responder import Issuer
+    from lakthan_ocsp.metrics import OCSPMetrics, Tally
+    from lakthan_ocsp.published import PublishedAnswers
+    from lakthan_ocsp.responder import Draft, Issuer
 
 _MAX_CERT_IDS = 50
 _ATTEMPTS = 3
@@ -37,12 +45,15 @@ class OCSPService:
 
     `directory` is replaced whole when the authorities change. `changes_heard` says whether changes reach this process
     as they happen; while they do not, every answer comes from the store.
+
+    A `spelling` is what a client sent, a POST's body or a GET's target: what an answer is found again by.
     """
 
     def __init__(
         self,
         directory: Directory,
         statuses: StatusReader,
+        published: PublishedAnswers,
         cache: AnswerCache,
         metrics: OCSPMetrics,
         *,
@@ -50,59 +61,143 @@ class OCSPService:
     ) -> None:
         self.directory = directory
         self._statuses = statuses
+        self._published = published
         self._cache = cache
         self._metrics = metrics
         self._changes_heard = changes_heard
+        self._ready = ReadyAnswers()
+        self._under_way: dict[Question, asyncio.Future[Answer]] = {}
 
-    async def answer(self, encoded: bytes, now: datetime) -> Answer:
-        """The answer to an encoded OCSPRequest at the instant `now`.
+    def cached(self, spelling: bytes, now: datetime) -> Answer | None:
+        """An answer that was given before, if it may be given again."""
+        return self._cache.get(spelling, now) if self._changes_heard() else None
+
+    def read(self, encoded: bytes) -> OCSPRequest:
+        """The request in these octets. Raises `RequestError`."""
+        request = parse_request(encoded, max_cert_ids=_MAX_CERT_IDS)
+        if request.nonce is not None:
+            self._metrics.nonces += 1
+        return request
+
+    def at_once(self, request: OCSPRequest, spelling: bytes, now: datetime) -> Answer | None:
+        """The answer, if nothing has to be waited for. Raises what `answer` raises."""
+        if not self._changes_heard():
+            return None
+        entitled = self._entitled(request, now)
+        question = _question(request, entitled)
+        answer = self._cache.find(question, now) if question is not None else None
+        if answer is None:
+            if isinstance(entitled, Published):
+                return None
+            sign = sign_at_once(entitled.responder.identity.signer)
+            standings = self._standings(request, entitled)
+            if sign is None or standings is None:
+                return None
+            answer, draft = self._draft(request, entitled, [standing.status for standing in standings], now)
+            started = perf_counter()
+            self._seal(answer, draft, entitled, sign(draft.tbs), started)
+            if question is not None:
+                self._keep(question, entitled, request, answer)
+            elif request.nonce is not None and answer.for_one_client and self._ready.twice(spelling, request.nonce):
+                tally = self._metrics.tally("POST", "signed", answer.outcomes, answer.hashes[0])
+                sign_seconds = self._metrics.sign_seconds.labels(entitled.responder.authority)
+                second = int(answer.span.produced_at.timestamp())
+                terms = Terms(second, standings[0], sign, sign_seconds, tally)
+                self._ready.put(spelling, request.nonce, draft, terms)
+        if question is not None and request.nonce is None:
+            self._cache.spell(answer, spelling)
+        return answer
+
+    async def answer(self, request: OCSPRequest, spelling: bytes, now: datetime) -> Answer:
+        """The answer to a request at the instant `now`.
 
         Raises `RequestError` when the request gets none, `StoreUnavailable` and `SignerBusy` when it may come again,
         `SignerUnusable` when the responder cannot speak.
         """
-        answer = self._cache.get(encoded, now) if self._changes_heard() else None
-        if answer is not None:
-            self._metrics.answers_cached.inc()
-        else:
-            answer = await self._answer(encoded, now)
-            self._metrics.answers_signed.inc()
-        for outcome in answer.outcomes:
-            self._metrics.cert_statuses[outcome].inc()
-        for algorithm in answer.hashes:
-            self._metrics.cert_id_hashes[algorithm].inc()
+        question = _question(request, self._entitled(request, now))
+        if question is None or not self._changes_heard():
+            return await self._current_answer(request, now)
+        # Who joins may get an answer whose status was read before he asked. While changes are heard that is no older
+        # than what the memory would give.
+        under_way = self._under_way.get(question)
+        answer = await (self._lead(question, request, now) if under_way is None else asyncio.shield(under_way))
+        if request.nonce is None:  # whoever sends one never spells a question the same way again
+            self._cache.spell(answer, spelling)
         return answer
 
-    async def _answer(self, encoded: bytes, now: datetime) -> Answer:
-        request = parse_request(encoded, max_cert_ids=_MAX_CERT_IDS)
-        if request.nonce is not None:
-            self._metrics.nonces.inc()
+    async def _lead(self, question: Question, request: OCSPRequest, now: datetime) -> Answer:
+        """Find the answer, for everybody who asks the same meanwhile."""
+        under_way = self._under_way[question] = asyncio.get_running_loop().create_future()
         try:
-            answer, certificates = await self._current_answer(request, now)
+            answer = await self._current_answer(request, now)
+        except BaseException as error:
+            # A cancelled request means that the service is going down.
+            told = error if isinstance(error, Exception) else StoreUnavailable("the answer was given up: shutting down")
+            under_way.set_exception(told)
+            under_way.exception()  # there may be nobody else
+            raise
+        else:
+            under_way.set_result(answer)
+            return answer
+        finally:
+            del self._under_way[question]
+
+    def _entitled(self, request: OCSPRequest, now: datetime) -> Entitled | Published:
+        try:
+            entitled = self.directory.entitled(request)
         except NotEntitled as error:
             self._metrics.unauthorized[error.cause].inc()
             raise
-        alone = request.nonce is None and request.signature is None and len(certificates) == 1
-        if alone and answer.authoritative and self._changes_heard():
-            self._cache.put(encoded, certificates[0], answer)
-            self._metrics.cached_answers.set(len(self._cache))
+        if not isinstance(entitled, Published):
+            entitled.responder.requestors.check(request.signature, now)
+        return entitled
+
+    def ready(self, encoded: bytes, now_seconds: float) -> tuple[bytes, Tally] | None:
+        """A signed answer for a request like one before but for its nonce, and where it is counted; if one is ready."""
+        answer = self._ready.answer(encoded, now_seconds)
+        if answer is not None:
+            self._metrics.nonces += 1
         return answer
 
-    async def _current_answer(self, request: OCSPRequest, now: datetime) -> tuple[Answer, list[Certificate]]:
-        """A signed answer that no change overtook while it was made, neither of a certificate nor of its authority."""
+    def _standings(self, request: OCSPRequest, entitled: Entitled) -> list[Standing] | None:
+        """The statuses of all certificates asked about; None when one is not remembered."""
+        authority_id = entitled.issuer.authority.id
+        standings: list[Standing] = []
+        for cert_id in request.cert_ids:
+            standing = self._cache.standing(Certificate(authority_id, cert_id.serial_number))
+            if standing is None:
+                return None
+            standings.append(standing)
+        return standings
+
+    def _keep(self, question: Question, entitled: Entitled | Published, request: OCSPRequest, answer: Answer) -> None:
+        if answer.authoritative:
+            certificate = Certificate(entitled.issuer.authority.id, request.cert_ids[0].serial_number)
+            self._cache.put(question, certificate, answer)
+
+    async def _current_answer(self, request: OCSPRequest, now: datetime) -> Answer:
+        """An answer that no change overtook while it was made, neither of a certificate nor of its authority."""
         for _ in range(_ATTEMPTS):
             mark = self._cache.mark()
-            entitled = self.directory.entitled(request)
-            entitled.responder.requestors.check(request.signature, now)
+            entitled = self._entitled(request, now)
             authority_id = entitled.issuer.authority.id
             certificates = [Certificate(authority_id, cert_id.serial_number) for cert_id in request.cert_ids]
-            records = await self._look_up(certificates)
-            try:
-                answer = await self._sign(request, entitled, records, now)
-            except PolicyViolation as error:
-                self._metrics.violations.labels(entitled.responder.authority, error.rule).inc()
-                raise
+            if isinstance(entitled, Published):
+                answer, statuses = await self._published.find(entitled, request.cert_ids, now), []
+            else:
+                statuses = await self._look_up(certificates)
+                answer, draft = self._draft(request, entitled, statuses, now)
+                started = perf_counter()
+                self._seal(answer, draft, entitled, await entitled.responder.identity.signer.sign(draft.tbs), started)
             if self._cache.unchanged_since(mark, certificates):
-                return answer, certificates
+                if self._changes_heard():
+                    for certificate, status in zip(certificates, statuses, strict=False):
+                        if status is not None:
+                            self._cache.remember(certificate, status)
+                    question = _question(request, entitled)
+                    if question is not None:
+                        self._keep(question, entitled, request, answer)
+                return answer
         raise StoreUnavailable("the status changed again and again while it was being answered")
 
     async def _look_up(self, certificates: list[Certificate]) -> list[StatusRecord | None]:
@@ -114,14 +209,20 @@ class OCSPService:
         self._metrics.lookup_seconds.observe(perf_counter() - started)
         return records
 
-    async def _sign(
-        self, request: OCSPRequest, entitled: Entitled, records: list[StatusRecord | None], now: datetime
-    ) -> Answer:
+    def _draft(
+        self, request: OCSPRequest, entitled: Entitled, statuses: list[StatusRecord | None], now: datetime
+    ) -> tuple[Answer, Draft]:
+        """What is to be signed, and the answer that lacks nothing but its octets."""
         speaker = entitled.responder
-        span = speaker.governor.span(now, records, entitled.issuer.authority.crl)
-        said = [entitled.statements.of(record, now) for record in records]
+        try:
+            span = speaker.governor.span(now, statuses, entitled.issuer.authority.crl)
+        except PolicyViolation as error:
+            self._metrics.violations.labels(speaker.authority, error.rule).inc()
+            raise
+        said = [entitled.statements.of(status, now) for status in statuses]
         cert_ids, statements = list(request.cert_ids), [each for each in said if each is not None]
         if len(statements) != len(cert_ids):
+            self._metrics.unauthorized[NOT_ON_RECORD].inc()
             raise NotEntitled(NOT_ON_RECORD)
         # A final answer is the same for everybody and for ever (EN 319 411-2 CSS-6.3.10-11).
         nonce = request.nonce if speaker.profile.nonce and not speaker.final else None
@@ -137,19 +238,35 @@ class OCSPService:
             nonce=nonce,
             extended_revoke=speaker.non_issued is NonIssued.REVOKED,
         )
-        started = perf_counter()
-        signature = await speaker.identity.signer.sign(draft.tbs)
-        self._metrics.sign_seconds.labels(speaker.authority).observe(perf_counter() - started)
-        body = draft.seal(signature)
-        return Answer(
-            body,
+        outcomes = tuple([statement.choice.value for statement in statements])
+        answer = Answer(
+            b"",
             span,
             speaker.governor,
-            tuple(statement.choice.value for statement in statements),
-            tuple(cert_id.hash_algorithm for cert_id in request.cert_ids),
-            authoritative=all(statement.choice is not CertStatusChoice.UNKNOWN for statement in statements),
-            etag=f'"{HashAlgorithm.SHA_256.digest(body).hex()}"' if nonce is None else "",
+            outcomes,
+            tuple([cert_id.hash_algorithm for cert_id in request.cert_ids]),
+            authoritative=CertStatusChoice.UNKNOWN.value not in outcomes,
+            for_one_client=nonce is not None,
         )
+        return answer, draft
+
+    def _seal(self, answer: Answer, draft: Draft, entitled: Entitled, signature: bytes, started: float) -> None:
+        """Give the answer its octets. `started`: when signing began."""
+        self._metrics.sign_seconds.labels(entitled.responder.authority).observe(perf_counter() - started)
+        answer.body = draft.seal(signature)
+
+
+def _question(request: OCSPRequest, entitled: Entitled | Published) -> Question | None:
+    """What is asked, if others may ask the same: about one certificate, without nonce and without signature, or with
+    either of them where the answer is published and the same for everybody.
+    """
+    if isinstance(entitled, Published):
+        named = request.cert_ids[0]
+        one = len(request.cert_ids) == 1
+        return Question(entitled.responder, named.issuer + named.serial_number) if one else None
+    if request.nonce is not None or request.signature is not None or len(request.cert_ids) != 1:
+        return None
+    return Question(entitled.responder.template, request.cert_ids[0].encoded)
 
 
 def _other_names(issuer: Issuer, asked: CertID) -> list[CertID]:

@@ -56,6 +56,8 @@ class AuthorityStatements:
             views = [CertificateView.from_der(encoded) for encoded in authority.certificates]
             self._of_all = archive_cutoff(min(view.not_before for view in views))
         self._of_crl = crl_id(authority.crl) if authority.crl else b""
+        # What is said of nearly all certificates.
+        self._good = Said(CertStatusChoice.GOOD, responder.GOOD, _single_extensions(self._of_all + self._of_crl))
         self._revoked_with_all: Said | None = None
         if authority.revocation_time is not None:
             self._revoked_with_all = self._revoked(
@@ -72,7 +74,10 @@ class AuthorityStatements:
             return self._of_non_issued()
         if not self._keep_expired and record.not_after is not None and record.not_after < now:
             return None
-        extensions = self._of_all + self._of_record(record)
+        of_record = self._of_record(record)
+        if not of_record and record.cert_status is CertStatus.GOOD and self._revoked_with_all is None:
+            return self._good
+        extensions = self._of_all + of_record
         if record.cert_status is CertStatus.REVOKED and record.revocation_time is not None:
             finally_revoked = not (record.held and self._revoked_with_all)
             if finally_revoked:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from lakthan import der
 from lakthan.algorithms import HASH_BY_ALGORITHM_IDENTIFIER, HashAlgorithm
+from lakthan_ocsp import usual_request
 
 ID_PKIX_OCSP_BASIC = der.object_identifier("1.3.6.1.5.5.7.48.1.1")
 ID_PKIX_OCSP_NONCE = der.object_identifier("1.3.6.1.5.5.7.48.1.2")
@@ -61,8 +63,7 @@ class RequestError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class CertID:
+class CertID(NamedTuple):
     """A certificate as a client names it (RFC 6960 §4.1.1).
 
     `encoded`: the whole element as sent. `hash_algorithm`: None when it is one that is not known here.
@@ -101,8 +102,7 @@ class RequestSignature:
     named: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OCSPRequest:
+class OCSPRequest(NamedTuple):
     """What is asked. `nonce` is the extnValue element as it came, None without one (RFC 9654 §2.1)."""
 
     cert_ids: tuple[CertID, ...]
@@ -125,6 +125,10 @@ def parse_request(encoded: bytes, *, max_cert_ids: int) -> OCSPRequest:
     The requestorName of an unsigned request is ignored (RFC 9919 §3.1.2); a signature is given with what it covers, for
     whoever wants to verify it.
     """
+    usual = usual_request.read(encoded)
+    if usual is not None:
+        cert_id, algorithm, issuer, serial_number, nonce = usual
+        return OCSPRequest((CertID(cert_id, algorithm, issuer, serial_number),), nonce)
     try:
         return _parse_request(encoded, max_cert_ids)
     except der.DERError as error:

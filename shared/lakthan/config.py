@@ -73,11 +73,15 @@ class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certified by. `dual_hash`: answers carry a SHA-1 and a SHA-256 CertID (RFC 9919 §3.2.1). `cert_hash`: answers carry
     the hash of the certificate where the store has it. `final`: the CA has ended, answers hold for ever
     (EN 319 411-2 CSS-6.3.10-11).
+
+    With `answers = "published"` there is neither certificate nor key: what an offline CA signed is given out as it is,
+    and of all the settings only `max_age` means anything.
     """
 
     authority: str
-    certificate: Path
-    key: KeyURI
+    certificate: Path | None = None
+    key: KeyURI | None = None
+    answers: Literal["signed", "published"] = "signed"
     profile: str = "pdf-ltv"
     validity: timedelta | None = None
     refresh: timedelta | None = None
@@ -91,7 +95,9 @@ class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The OCSP responder. `port` 0 takes a free one. `cached_answers` bounds the memory of the response cache."""
+    """The OCSP responder. `port` 0 takes a free one. `cached_answers` and `cache_megabytes` bound the response cache of
+    each worker, whichever is reached first.
+    """
 
     responders: list[ResponderConfig]
     database: DatabaseConfig = DatabaseConfig()
@@ -100,6 +106,7 @@ class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_host: str = "127.0.0.1"
     admin_port: Port = 6961
     cached_answers: Annotated[int, msgspec.Meta(ge=0)] = 100_000
+    cache_megabytes: Annotated[int, msgspec.Meta(ge=1)] = 96
 
 
 class UnitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,8 +171,9 @@ class ClockConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time-stamp authority.
 
-    `units` and `profiles` by their names. `self_check`: every token is read again and its signature verified before it
-    leaves. `credentials`: a file that says who the clients are, for profiles with authentication.
+    `units` and `profiles` by their names. `self_check`: every token is read again before it leaves; its signature is
+    verified always (`full`), or for EC keys in files by samples (`content`). `credentials`: a file that says who the
+    clients are, for profiles with authentication.
     """
 
     units: dict[str, UnitConfig]
@@ -175,7 +183,7 @@ class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 3161
     admin_host: str = "127.0.0.1"
     admin_port: Port = 3162
-    self_check: bool = True
+    self_check: Literal["full", "content"] = "full"
     credentials: Path | None = None
     clock: ClockConfig = ClockConfig()
 
@@ -184,9 +192,10 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The registry: HTTPS for CAs that push, and whoever fetches what the others publish.
 
     `certificate` and `key`: the TLS server's, PEM. `clients`: PEM file of the CAs whose client certificates are looked
-    at; without it only API tokens count. `client_crls`: CRLs of those CAs. `spool`: a folder with one subfolder for each
+    at; without it only API tokens count. `client_crls`: CRLs of those CAs. `spool`: a folder with a subfolder for each
     authority, named as the authority, into which CRLs are dropped. `fetch_crls`: whether this process fetches the CRLs
-    of the authorities' policies. `most_changes`: in one call.
+    of the authorities' policies. `responders`: URLs of the OCSP responders that the CRLs are compared with; without any
+    they are compared with the store only. `most_changes`: in one call.
     """
 
     certificate: Path
@@ -195,6 +204,7 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_crls: tuple[Path, ...] = ()
     spool: Path | None = None
     fetch_crls: bool = True
+    responders: tuple[str, ...] = ()
     most_changes: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
     database: DatabaseConfig = DatabaseConfig()
     host: str = "127.0.0.1"

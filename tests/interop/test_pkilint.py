@@ -168,7 +168,7 @@ async def test_no_profile_has_findings(database_url: str, tmp_path: Path, settin
             )
         if "cert_hash" in settings:
             crl = CRLSource("http://127.0.0.1/ca.crl", b"\x01", now - timedelta(hours=1), now + timedelta(days=1))
-            await responder.writer.set_crl(responder.authority_id, crl)
+            await responder.authorities.set_crl(responder.authority_id, crl)
         await responder.writer.revoke(
             responder.authority_id, revoked.serial_number, invalidity_date=now - timedelta(days=1), actor=ACTOR
         )

@@ -25,6 +25,7 @@ import pytest
 
 from lakthan import der
 from lakthan.errors import StoreUnavailable
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.pool import open_pool
 from lakthan.store.records import CRLReason
@@ -89,7 +90,7 @@ async def work(demo: Demo, kept: Kept, enough: Callable[[], bool], at_enough: Ca
 
     async with registry(demo) as pool, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
         writer = ChangeWriter(pool)
-        authority = await writer.find_authority("public-ca")
+        authority = await AuthorityAdmin(pool).find_authority("public-ca")
         assert authority is not None
         hands = [stamp(session) for _ in range(STAMPERS)] + [revoke(writer, authority.id) for _ in range(REVOKERS)]
         ends = await asyncio.gather(watch(), *hands, return_exceptions=True)

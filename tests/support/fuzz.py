@@ -33,6 +33,7 @@ from rich.table import Table
 from lakthan.algorithms import HashAlgorithm
 from lakthan.certificates import CertificateView
 from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.embedded import EmbeddedPostgres
 from lakthan.store.migrate import migrate
@@ -106,7 +107,7 @@ async def target(database_url: str, folder: Path) -> AsyncIterator[Target]:
             configured.append(ResponderConfig(name, certificate, KeyURI(f"file:{key.name}", folder)))
             view = CertificateView.of(ca.certificate)
             issuers.append(Named(view.subject, view.public_key))
-            await _fill(writer, await writer.add_authority(name, [ca.der]), ca)
+            await _fill(writer, await AuthorityAdmin(pool).add_authority(name, [ca.der]), ca)
             for algorithm in HashAlgorithm:
                 if not algorithm.name.startswith("SHA3"):
                     named = algorithm.oid_der + algorithm.digest(view.subject) + algorithm.digest(view.public_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cryptography.x509 import OCSPNonce, ocsp
 from yarl import URL
 
 from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.pool import open_pool
 from lakthan_ocsp.__main__ import serve
@@ -25,6 +27,10 @@ from support.pki import Issued, new_ca, new_responder
 from support.running import Reply, running, samples
 
 ACTOR = "test"
+# Every question is asked by the long way and by the wire first, so that the tests see what is given again.
+WARM = os.environ.get("LAKTHAN_TEST_WIRE") == "warm"
+# How often a question is asked when a test asks it once.
+TIMES = 3 if WARM else 1
 
 
 class OCSPReply(Reply):
@@ -56,18 +62,29 @@ class Responder:
     ca: Issued
     identity: Issued
     writer: ChangeWriter
+    authorities: AuthorityAdmin
     authority_id: int
     session: aiohttp.ClientSession
 
     async def post(self, body: bytes, **headers: str) -> OCSPReply:
         """POST these octets."""
-        async with self.session.post(self.url, data=body, headers=headers) as reply:
-            return OCSPReply(reply.status, reply.headers, await reply.read())
+        return await self._twice("POST", URL(self.url), body, headers)
 
     async def get(self, body: bytes, **headers: str) -> OCSPReply:
         """GET as RFC 9919 §6 writes it."""
         target = f"{self.url}/{quote(base64.b64encode(body).decode(), safe='')}"
-        async with self.session.get(URL(target, encoded=True), headers=headers) as reply:
+        return await self._twice("GET", URL(target, encoded=True), None, headers)
+
+    async def _twice(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> OCSPReply:
+        """Ask; with a warm wire, after the same was asked the long way and the short way, which say the same."""
+        if WARM:
+            long = await self._ask(method, url, body, {**headers, "X-The-Long-Way": "please"})
+            short = await self._ask(method, url, body, headers)
+            assert (short.http_status, list(short.headers)) == (long.http_status, list(long.headers))
+        return await self._ask(method, url, body, headers)
+
+    async def _ask(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> OCSPReply:
+        async with self.session.request(method, url, data=body, headers=headers) as reply:
             return OCSPReply(reply.status, reply.headers, await reply.read())
 
     async def metrics(self) -> dict[str, float]:
@@ -123,8 +140,8 @@ async def running_responder_of(
 ) -> AsyncIterator[Responder]:
     """The same with a CA and responder certificates that are given. `previous`: the CA under its other keys."""
     pool = await open_pool(database_url, role="lakthan_registry", min_size=1, max_size=4, application_name="test")
-    writer = ChangeWriter(pool)
-    authority_id = await writer.add_authority("public-ca", [each.der for each in (ca, *previous)])
+    writer, authorities = ChangeWriter(pool), AuthorityAdmin(pool)
+    authority_id = await authorities.add_authority("public-ca", [each.der for each in (ca, *previous)])
     responders = []
     for number, identity in enumerate(identities):
         certificate, key = identity.write(folder, f"responder-{number}")
@@ -138,4 +155,6 @@ async def running_responder_of(
         admin_url = f"http://127.0.0.1:{admin_port}"
         while (await session.get(f"{admin_url}/readyz")).status != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        yield Responder(f"http://127.0.0.1:{port}", admin_url, ca, identities[0], writer, authority_id, session)
+        yield Responder(
+            f"http://127.0.0.1:{port}", admin_url, ca, identities[0], writer, authorities, authority_id, session
+        )

@@ -185,7 +185,7 @@ def test_only_the_unissued_certificates_are_kept_from_the_database(made: pki.Dem
 def test_keys_are_for_their_owner_only(made: pki.DemoPKI) -> None:
     """Nobody else can read a private key; the keys of authorities and services are in a closed folder besides."""
     keys = list(made.directory.rglob("*.key"))
-    assert len(keys) == 4 + 4 + 4 + 8
+    assert len(keys) == 4 + 4 + 4 + 1 + 8
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
     secrets = made.directory / "secrets"
     assert {stat.S_IMODE(path.stat().st_mode) for path in [secrets, *secrets.rglob("*")] if path.is_dir()} == {0o700}

@@ -11,6 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from lakthan import config
 from lakthan_ocsp.metrics import OCSPMetrics
+from lakthan_registry.metrics import RegistryMetrics
+from lakthan_registry.monitor import MonitorMetrics
+from lakthan_registry.problems import KINDS
+from lakthan_registry.sources import SourceMetrics
 from lakthan_tsa.metrics import TSAMetrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -34,7 +38,16 @@ def series(registry: CollectorRegistry) -> dict[str, str]:
 def test_metrics() -> None:
     """Every series is documented with its type, and nothing else is."""
     documented = {row[0].strip("`"): row[1] for row in rows("metrics.md")}
-    assert documented == series(OCSPMetrics().registry) | series(TSAMetrics().registry)
+    registry = RegistryMetrics().registry
+    SourceMetrics(registry)
+    MonitorMetrics(registry)
+    assert documented == series(OCSPMetrics().registry) | series(TSAMetrics().registry) | series(registry)
+
+
+def test_refusals_of_the_registry() -> None:
+    """Every kind of refusal is documented with its status, and nothing else is."""
+    documented = {row[0].strip("`"): int(row[1]) for row in rows("registry.md") if row[1].isdigit()}
+    assert documented == {kind: status for kind, (status, _) in KINDS.items()}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +59,8 @@ def test_metrics() -> None:
         ("### `[tsa.units.NAME]`", config.UnitConfig),
         ("### `[tsa.profiles.NAME]`", config.TSAProfileConfig),
         ("### `[tsa.clock]`", config.ClockConfig),
-        ("## `[ocsp.database]`, `[tsa.database]`", config.DatabaseConfig),
+        ("## `[registry]`", config.RegistryConfig),
+        ("## `[ocsp.database]`, `[tsa.database]`, `[registry.database]`", config.DatabaseConfig),
     ],
 )
 def test_configuration(heading: str, struct: type[msgspec.Struct]) -> None:

@@ -15,6 +15,8 @@ from lakthan.errors import StoreUnavailable
 from lakthan.store.pool import unavailable_as_such
 from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, CRLSource, StatusRecord
 
+_MOST_QUERIES = 2
+
 if TYPE_CHECKING:
     import asyncpg
 
@@ -26,23 +28,23 @@ class StatusReader:
         self._pool = pool
         # Questions not sent yet. A question about the same certificate joins; once sent, a new one has to wait for
         # the next query, because the answer under way may be older than a change that the asker already knows of.
-        self._waiting: dict[tuple[int, bytes], asyncio.Future[StatusRecord | None]] = {}
+        self._waiting: dict[tuple[int, bytes], list[asyncio.Future[StatusRecord | None]]] = {}
         self._queries: set[asyncio.Task[None]] = set()
 
     async def find(self, authority_id: int, serial_number: bytes) -> StatusRecord | None:
         """The status on record, or None for a certificate that is not. Raises `StoreUnavailable`."""
-        key = (authority_id, serial_number)
-        answer = self._waiting.get(key)
-        if answer is None:
-            loop = asyncio.get_running_loop()
-            if not self._waiting:
-                loop.call_soon(self._send)
-            answer = self._waiting[key] = loop.create_future()
-        return await asyncio.shield(answer)
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        # One future for each who waits: to give up is then nobody else's business.
+        answer: asyncio.Future[StatusRecord | None] = loop.create_future()
+        self._waiting.setdefault((authority_id, serial_number), []).append(answer)
+        return await answer
 
     def _send(self) -> None:
-        # With every connection busy, questions gather until one is free: fewer and larger queries under load.
-        if self._waiting and len(self._queries) < self._pool.get_max_size():
+        # While two are under way, or with every connection busy, questions gather: fewer and larger queries under
+        # load. A query costs this process as much as a dozen of its rows.
+        if self._waiting and len(self._queries) < min(_MOST_QUERIES, self._pool.get_max_size()):
             asked, self._waiting = self._waiting, {}
             query = asyncio.create_task(self._ask(asked))
             self._queries.add(query)
@@ -52,7 +54,7 @@ class StatusReader:
         self._queries.discard(query)
         self._send()
 
-    async def _ask(self, asked: dict[tuple[int, bytes], asyncio.Future[StatusRecord | None]]) -> None:
+    async def _ask(self, asked: dict[tuple[int, bytes], list[asyncio.Future[StatusRecord | None]]]) -> None:
         try:
             with unavailable_as_such():
                 rows = await self._pool.fetch(
@@ -71,14 +73,18 @@ class StatusReader:
             told = (
                 error if isinstance(error, Exception) else StoreUnavailable("the look-up was given up: shutting down")
             )
-            for answer in asked.values():
-                answer.set_exception(told)
-                answer.exception()  # read once here, so that an answer whose waiters have all left makes no noise
+            for answers in asked.values():
+                for answer in answers:
+                    if not answer.done():  # its waiter may have left
+                        answer.set_exception(told)
             if told is not error:
                 raise
         else:
-            for key, answer in asked.items():
-                answer.set_result(found.get(key))
+            for key, answers in asked.items():
+                record = found.get(key)
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_result(record)
 
 
 class AuthorityReader:

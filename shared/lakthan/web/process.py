@@ -1,5 +1,7 @@
 """The life of a service process: read the configuration, serve until SIGTERM or SIGINT, drain, leave.
 
+With `--workers` the process becomes the supervisor of several that do the work (`lakthan.web.workers`).
+
 Exit codes: 0 after a requested stop, 2 when the configuration, a key, a certificate or an address is wrong.
 """
 
@@ -14,11 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 import uvloop
 
 from lakthan.config import Config, load
-from lakthan.errors import LakthanError
+from lakthan.errors import ConfigError, LakthanError
 from lakthan.telemetry import logs
+from lakthan.web.worker import this_worker
+from lakthan.web.workers import supervise, worker_command
+
+_GARBAGE = (50_000, 20, 100)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -36,10 +43,19 @@ def command(service: str, serve: Serve) -> click.Command:
     @click.option(
         "--config", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The TOML file."
     )
-    def main(path: Path) -> None:
+    @click.option(
+        "--workers",
+        type=click.IntRange(1, 1024),
+        default=1,
+        help="How many processes share the port.",
+        show_default=True,
+    )
+    def main(path: Path, workers: int) -> None:
         logs.configure(service)
         try:
             config = load(path)
+            if workers > 1:
+                sys.exit(_supervise(service, config, path, workers))
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_until_stopped(config, serve))
         except LakthanError as error:
@@ -47,6 +63,13 @@ def command(service: str, serve: Serve) -> click.Command:
             sys.exit(2)
 
     return main
+
+
+def _supervise(service: str, config: Config, path: Path, workers: int) -> int:
+    settings = config.ocsp if service == "ocsp" else config.tsa if service == "tsa" else None
+    if settings is None:
+        raise ConfigError(f"--workers is for ocsp and tsa, with their table in the configuration; {service} has none")
+    return asyncio.run(supervise(service, settings, worker_command(f"lakthan_{service}", path), workers))
 
 
 def run_alongside(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
@@ -61,16 +84,33 @@ def run_alongside(stack: AsyncExitStack, work: Coroutine[object, object, None]) 
     stack.push_async_callback(end)
 
 
+class _Supervisor(asyncio.Protocol):
+    """The supervisor's end of a worker's standard input: nothing ever comes; its end is the supervisor's."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._stop.set()
+
+
 async def _until_stopped(config: Config, serve: Serve) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    worker = this_worker()
+    if worker is not None:
+        structlog.contextvars.bind_contextvars(worker=worker.number)
+        await loop.connect_read_pipe(lambda: _Supervisor(stop), sys.stdin)
 
     async def until_asked(_port: int, _admin_port: int) -> None:
         # What start-up made lives as long as the process; the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # Requests leave no cycles behind, but caches grow: look for garbage seldom, and not at all of it each time.
+        gc.set_threshold(*_GARBAGE)
         await stop.wait()
         logs.log.info("stopping")
 

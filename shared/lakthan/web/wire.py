@@ -1,0 +1,438 @@
+"""The wire: a protocol in front of aiohttp that answers what is known at once, without task or request object.
+
+A complete request of a shape that is fully understood (`wire_heads`) is offered to a service's `Quick`. That gives the
+finished response, or says that it comes later, or declines. Whatever is declined or not understood, at any moment,
+hands the connection with all octets received so far to aiohttp, which keeps it from then on; aiohttp's private state is
+never looked at. So every request gets the same answer either way, and this file can be removed without a trace.
+
+The rules of one connection:
+
+- one request at a time: what comes while its answer is due is held back, and reading stops when that is a lot;
+- answers leave in the order of the requests; a connection changes hands only when no answer is due;
+- while the client does not read (`pause_writing`), nothing more of it is read;
+- a request that does not become complete within `patience`, and a connection without one for `keep_alive`, are closed
+  by a sweep; so are all that are idle when the service stops, the others after their answer.
+
+Refuses to know: what a request means, and what is in an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from aiohttp.http import SERVER_SOFTWARE
+
+from lakthan.telemetry.logs import log
+from lakthan.web.wire_heads import (
+    LARGEST_FIELDS,
+    LARGEST_TARGET,
+    Head,
+    closes,
+    forget_oldest,
+    is_plain_target,
+    read_get_fields,
+    read_post_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LATER", "Connection", "Head", "Quick", "Remembering", "Wire", "is_plain_target"]
+
+# What a `Quick` gives when it will call `Connection.reply` itself.
+LATER = b""
+
+_KEEP_ALIVE_SECONDS = 75.0
+_PATIENCE_SECONDS = 20.0
+_SWEEP_SECONDS = 1.0
+_LARGEST_HEAD = LARGEST_FIELDS + LARGEST_TARGET
+# What one client may send ahead of its answers before it is read no further.
+_MOST_HELD = 64 * 1024
+_END_OF_GET_LINE = b" HTTP/1.1\r\n"
+_UNKNOWN = (0, None, False)
+# The field that aiohttp would add, at the end of the head as there (RFC 9112 §9.6).
+_LAST = b"\r\nConnection: close\r\n\r\n"
+
+
+class Quick(Protocol):
+    """A service's short way: called in the event loop for each complete request that is understood; must not block.
+
+    `post` and `get` give a whole HTTP/1.1 response; or None, and aiohttp answers; or `LATER`, and then
+    `Connection.reply` is to be called exactly once, in a later turn of the loop. A raised exception is a defect; it is
+    logged and aiohttp answers.
+    """
+
+    # A longer body goes to aiohttp, which refuses it in the service's words.
+    largest_body: int
+
+    def route(self, head: Head) -> object | None:
+        """Called once for each distinct head of a POST. What is given comes back in `post`; None: aiohttp answers."""
+
+    def post(self, route: object, body: bytes, connection: Connection) -> bytes | None:
+        """Answer a POST."""
+
+    def get(self, target: bytes, connection: Connection) -> bytes | None:
+        """Answer a GET. `target` is as it came, so unless it is known already ask `is_plain_target` first."""
+
+
+@runtime_checkable
+class Remembering(Quick, Protocol):
+    """A short way with a memory, which is asked first, also before there is a connection to answer later on.
+
+    A whole response if there is one ready, counted as given; None otherwise, and then nothing has happened, and `post`
+    or `get` is asked.
+    """
+
+    def known_post(self, body: bytes) -> bytes | None:
+        """For a POST with this body."""
+
+    def known_get(self, target: bytes) -> bytes | None:
+        """For a GET of this target."""
+
+
+class Wire:
+    """What the connections of one port share: their `Quick`, their tables, their sweep, and the way to aiohttp.
+
+    `make_handler` makes aiohttp's protocol for a connection that is handed over. The counters are plain numbers, for
+    metrics to read and to set back: `answered` here, `handed_over` to aiohttp, `timed_out` by the sweep.
+    """
+
+    def __init__(
+        self,
+        quick: Quick,
+        make_handler: Callable[[], asyncio.Protocol],
+        *,
+        keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self.quick = quick
+        memory = quick if isinstance(quick, Remembering) else None
+        self.known_post = memory.known_post if memory is not None else None
+        self.known_get = memory.known_get if memory is not None else None
+        self.make_handler = make_handler
+        self.connections: set[Connection] = set()
+        self.posts: dict[bytes, tuple[int, object, bool]] = {}
+        self.gets: dict[bytes, bool] = {}
+        self.draining = False
+        self.answered = 0
+        self.handed_over = 0
+        self.timed_out = 0
+        self._keep_alive_seconds = keep_alive_seconds
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+        self._drained: asyncio.Future[None] | None = None
+        self.sweep_time = self._loop.time()
+        self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self)
+
+    def learn_post(self, head: bytes) -> tuple[int, object, bool] | None:
+        """Classify a head that is not in the table; None when aiohttp must read it."""
+        read = read_post_head(head)
+        if read is None or read.content_length > self.quick.largest_body:
+            return None
+        route = self.quick.route(read)
+        if route is None:
+            return None
+        forget_oldest(self.posts)
+        known = self.posts[head] = (len(head) + read.content_length, route, read.closes)
+        return known
+
+    def learn_get(self, octets: bytes) -> bool | None:
+        """The same for the fields of a GET: whether it is the last on its connection."""
+        fields = read_get_fields(octets)
+        if fields is None:
+            return None
+        forget_oldest(self.gets)
+        last = self.gets[octets] = closes(fields)
+        return last
+
+    def only_request(self, data: bytes) -> bytes | None:
+        """The response to the only request of a connection, if it is one in these octets that is known and answered.
+
+        For the acceptor, before a transport exists. None: nothing has happened.
+        """
+        if data.startswith(b"GET "):
+            stop = data.find(_END_OF_GET_LINE)
+            if self.known_get is None or not self.gets.get(data[stop + len(_END_OF_GET_LINE) :]):
+                return None
+            response = self.known_get(data[4:stop])
+        else:
+            stop = data.find(b"\r\n\r\n") + 4
+            needed, _, last = self.posts.get(data[:stop], _UNKNOWN)
+            if self.known_post is None or not last or needed != len(data):
+                return None
+            response = self.known_post(data[stop:])
+        if response is None:
+            return None
+        self.answered += 1
+        return response.replace(b"\r\n\r\n", _LAST, 1)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Close what is idle, and the rest after its answer; return when all are gone or the time is over."""
+        self._sweeping.cancel()
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_when_answered()
+        if self.connections:
+            self._drained = self._loop.create_future()
+            await asyncio.wait([self._drained], timeout=timeout_seconds)
+            for connection in list(self.connections):
+                connection.end()
+
+    def left(self, connection: Connection) -> None:
+        """The connection is closed, or aiohttp's."""
+        self.connections.discard(connection)
+        if self._drained is not None and not self.connections and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _sweep(self) -> None:
+        now = self.sweep_time = self._loop.time()
+        for connection in list(self.connections):
+            if connection.overdue(now - self._keep_alive_seconds, now - self._patience_seconds):
+                self.timed_out += 1
+                connection.end()
+        self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection, for as long as the wire has it. `first`: what was read of it already."""
+
+    __slots__ = (
+        "_ended",
+        "_first",
+        "_held",
+        "_needed",
+        "_paused",
+        "_quick",
+        "_since",
+        "_transport",
+        "_waiting",
+        "_wire",
+    )
+
+    def __init__(self, wire: Wire, first: bytes = b"") -> None:
+        self._wire = wire
+        self._first = first
+        self._quick = wire.quick
+        self._transport: asyncio.Transport | None = None
+        self._held: bytearray | None = None  # the beginning of a request, or what came while an answer is due
+        self._needed = 0  # how many octets the held request has, once its head has been read
+        self._waiting = False  # an answer is due
+        self._paused = False  # the client does not read
+        self._ended = False  # no more requests after the answer that is due
+        self._since = wire.sweep_time  # of the last progress, to the second
+
+    @property
+    def peer(self) -> str:
+        """The client's address, '' when it has gone."""
+        peername = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(peername[0]) if peername else ""
+
+    def reply(self, response: bytes) -> None:
+        """The response that was promised by `LATER`. A client that has gone does not get it."""
+        if not self._waiting:
+            raise RuntimeError("no answer is due on this connection")
+        self._waiting = False
+        if self._transport is not None:
+            self._write(response)
+            if self._held is not None and not self._paused and not self._ended:
+                self._go_on(self._transport)
+
+    def _write(self, response: bytes) -> None:
+        wire, transport = self._wire, self._transport
+        self._since = wire.sweep_time
+        wire.answered += 1
+        if self._ended:
+            transport.write(response.replace(b"\r\n\r\n", _LAST, 1))  # type: ignore[union-attr]
+            transport.close()  # type: ignore[union-attr]
+        else:
+            transport.write(response)  # type: ignore[union-attr]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = transport  # type: ignore[assignment]
+        self._wire.connections.add(self)
+        first, self._first = self._first, b""
+        if self._wire.draining:
+            transport.close()
+        elif first:
+            self._take(first)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._held is None and not self._waiting and not self._paused:
+            self._take(data)
+        else:
+            self._take_more(data)
+
+    def _take(self, data: bytes) -> None:
+        """Answer the request that `data` is, if it is one."""
+        try:
+            if data.startswith(b"POST "):
+                response = self._post(data)
+            elif data.startswith(b"GET "):
+                response = self._get(data)
+            elif b"POST ".startswith(data) or b"GET ".startswith(data):
+                response = self._hold(data, 0)
+            else:
+                response = None
+        except Exception:  # noqa: BLE001 - a defect of the short way; the long way answers
+            log.exception("a defect in the short way of a request")
+            response = None
+        if response:
+            self._write(response)
+        elif response is None:
+            self._hand_over(data)
+        elif self._held is None:
+            self._waiting = True
+
+    def _post(self, data: bytes) -> bytes | None:
+        wire = self._wire
+        stop = data.find(b"\r\n\r\n") + 4
+        if stop == 3:
+            return self._hold(data, 0)
+        head = data[:stop]
+        known = wire.posts.get(head) or wire.learn_post(head)
+        if known is None:
+            return None
+        needed, route, last = known
+        if len(data) == needed:
+            self._ended = last
+            body = data[stop:]
+            return (wire.known_post and wire.known_post(body)) or self._quick.post(route, body, self)
+        return self._hold(data, needed) if len(data) < needed else None  # None: pipelining
+
+    def _get(self, data: bytes) -> bytes | None:
+        stop = data.find(_END_OF_GET_LINE)
+        wire = self._wire
+        if stop >= 0:
+            fields = data[stop + len(_END_OF_GET_LINE) :]
+            last = wire.gets.get(fields)
+            if last is None:
+                last = wire.learn_get(fields)
+            if last is not None:
+                self._ended = last
+                target = data[4:stop]
+                return (wire.known_get and wire.known_get(target)) or self._quick.get(target, self)
+        return self._hold(data, 0) if data.find(b"\r\n\r\n") < 0 else None
+
+    def _hold(self, data: bytes, needed: int) -> bytes | None:
+        """Wait for the rest of a request, unless its head is too long."""
+        if not needed and len(data) > _LARGEST_HEAD:
+            return None
+        self._held = bytearray(data)
+        self._needed = needed
+        self._since = self._wire.sweep_time
+        return LATER
+
+    def _take_more(self, data: bytes) -> None:
+        held = self._held
+        if held is None:
+            held = self._held = bytearray(data)
+        else:
+            held += data
+        if self._waiting or self._paused:
+            if len(held) > _MOST_HELD:
+                self._transport.pause_reading()  # type: ignore[union-attr]
+        elif len(held) >= self._needed:
+            self._take_held(held)
+
+    def _take_held(self, held: bytearray) -> None:
+        """As if all that is held had come at once, except that a request's time runs from its first octet."""
+        begun = self._since
+        self._held = None
+        self._needed = 0
+        self._take(bytes(held))
+        if self._held is not None:
+            self._since = begun
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """Take what came while nothing could be taken."""
+        held = self._held
+        transport.resume_reading()
+        if held:
+            self._take_held(held)
+
+    def _hand_over(self, data: bytes) -> None:
+        wire, transport = self._wire, self._transport
+        if transport is None:
+            return
+        wire.handed_over += 1
+        handler = wire.make_handler()
+        transport.set_protocol(handler)
+        self._transport = None
+        wire.left(self)
+        handler.connection_made(transport)
+        handler.data_received(data)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._paused = True
+        self._transport.pause_reading()  # type: ignore[union-attr]
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._paused = False
+        if not self._waiting and self._transport is not None:
+            self._go_on(self._transport)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; what it asked last is answered all the same."""
+        self._ended = True
+        return self._waiting
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = None
+        self._held = None
+        self._wire.left(self)
+
+    def overdue(self, idle_since: float, begun_before: float) -> bool:
+        """True for a connection whose client is too slow, or has been silent for too long."""
+        if self._waiting:
+            return False
+        return self._since < (begun_before if self._held is not None or self._paused else idle_since)
+
+    def close_when_answered(self) -> None:
+        """No more requests."""
+        self._ended = True
+        if not self._waiting and self._transport is not None:
+            self._transport.close()
+
+    def end(self) -> None:
+        """Close now, and do not wait for a client that does not read."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def response_head(status_line: bytes, fields: bytes, content_length: int) -> bytes:
+    """Everything of a response before `Date`, in the order in which aiohttp writes: fields end with CRLF each."""
+    return b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n" % (status_line, fields, content_length)
+
+
+class _Clock:
+    """The two header fields that every response ends with, and the empty line; made once a second."""
+
+    __slots__ = ("_octets", "_second")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._octets = b""
+
+    def __call__(self, now_seconds: float | None = None) -> bytes:
+        """`Date` and `Server` as aiohttp writes them. `now_seconds`: since the epoch, if the caller knows."""
+        second = int(time.time() if now_seconds is None else now_seconds)
+        if second != self._second:
+            self._second = second
+            date = formatdate(second, usegmt=True)
+            self._octets = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode("ascii")
+        return self._octets
+
+
+date_and_server = _Clock()
