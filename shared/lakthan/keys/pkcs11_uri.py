@@ -5,7 +5,7 @@
 Of the path attributes `token`, `serial`, `model`, `manufacturer` and `slot-id` choose the token, `object` and `id` the
 key. `module-path` is demanded, because which library runs inside the process is the operator's explicit choice. A PIN
 in the URI itself (`pin-value`) is refused: configurations are copied about, secrets must not be. Our own attributes, as
-RFC 7512 §2.4 allows: `x-sessions`, how many signatures may be under way at once; `x-waiting`, how many more may wait;
+RFC 7512 §2.3 allows: `x-sessions`, how many signatures may be under way at once; `x-waiting`, how many more may wait;
 `x-mechanism`, the number of the mechanism where a token wants another one than the usual.
 """
 
