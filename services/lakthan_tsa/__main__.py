@@ -12,11 +12,12 @@ from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
-from lakthan_tsa.app import Edge, Gate
+from lakthan_tsa.app import Edge, Gate, Gates, Words
 from lakthan_tsa.clock_opening import open_guard
 from lakthan_tsa.credentials import Credentials
 from lakthan_tsa.metrics import TSAMetrics
 from lakthan_tsa.opening import make_profiles, open_unit
+from lakthan_tsa.quick import Short
 from lakthan_tsa.quota import Quota
 from lakthan_tsa.recorder import Recorder
 from lakthan_tsa.service import TSAService
@@ -39,7 +40,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             units[name] = await open_unit(name, unit)
             stack.push_async_callback(units[name].identity.signer.aclose)
         profiles = make_profiles(settings, units)
-        gates = _gates(settings, profiles, stack)
+        gates = Gates(_gates(settings, profiles, stack))
         pool = await open_pool(
             settings.database.url,
             role="lakthan_tsa",
@@ -72,7 +73,9 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         )
         stack.push_async_callback(admin.close)
         # The last to open is the first to close: requests in flight end while everything below still works.
-        front = await Front.open(Edge(service, gates, metrics), settings.host, settings.port)
+        words = Words(service, metrics)
+        quick = Short(words, gates, metrics)
+        front = await Front.open(Edge(words, gates, metrics), settings.host, settings.port, quick=quick)
         stack.push_async_callback(front.close)
         for profile in profiles:
             log.info(

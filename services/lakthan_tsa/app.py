@@ -11,6 +11,8 @@ requests are taken liberally: with parameters, in any case, octet-stream, or non
 
 When the service stops, the front takes no more connections and ends those that it has after the request in flight: a
 client goes to another instance at once, which a 503 with Retry-After would make it wait for.
+
+`Words` says what is answered; `Edge` brings it to the client by aiohttp, and `quick.Short` by the wire.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 # A request with the longest hash, a policy and a nonce of 160 bits has less than 200 octets.
 LARGEST_BODY = 16 * 1024
-_REPLY = {"Content-Type": "application/timestamp-reply", "Cache-Control": "no-store"}
+REPLY = {"Content-Type": "application/timestamp-reply", "Cache-Control": "no-store"}
 _GREETING = "This is a time-stamp authority (RFC 3161). POST a TimeStampReq as application/timestamp-query to "
 _QUERY = "application/timestamp-query"
 _SOMETHING_ELSE = ("text/", "multipart/", "image/", "audio/", "video/", "font/")
@@ -65,31 +67,99 @@ class Gate:
     quota: Quota | None = None
 
 
-class Edge:
-    """The function that answers every HTTP request of the public port."""
+class Words:
+    """What is said to a TimeStampReq, whichever way it came, and counted."""
 
-    def __init__(self, service: TSAService, gates: Iterable[Gate], metrics: TSAMetrics) -> None:
-        self._service = service
+    def __init__(self, service: TSAService, metrics: TSAMetrics) -> None:
+        self.service = service
         self._metrics = metrics
-        self._gates = {f"/tsa/{gate.profile.name}": gate for gate in gates}
-        default = self._gates.get("/tsa/default")
-        if default is not None:
-            self._gates |= {"/": default, "": default}
-        self._greeting = f"{_GREETING}{'/' if default is not None else '/tsa/ and the name of a profile'}\n"
+
+    async def reply(self, encoded: bytes, profile: Profile) -> bytes:
+        """A TimeStampResp, whatever happens."""
+        try:
+            response = await self.service.answer(encoded, profile)
+        except Exception as error:  # noqa: BLE001 - `refuse` has a word for each, and a log line for a defect
+            return self.refuse(error)
+        self._metrics.granted.count += 1
+        return response
+
+    def refuse(self, error: Exception) -> bytes:
+        """The protocol's word for a failure. What went wrong inside is for the log; the client learns what to do."""
+        failure, text = PKIFailureInfo.SYSTEM_FAILURE, "something went wrong here, and has been noted"
+        if isinstance(error, Rejection):
+            failure, text = error.fail_info, error.text
+        elif isinstance(error, TimeNotAvailable):  # the guard has logged what changed
+            failure, text = PKIFailureInfo.TIME_NOT_AVAILABLE, "the clock cannot be trusted now; ask again later"
+        elif isinstance(error, StoreUnavailable | DuplicateSerial):
+            log.warning("no record, no token", problem=str(error))
+            text = "the token could not be recorded; ask again"
+        elif isinstance(error, SignerBusy):
+            log.warning("the key is busy", problem=str(error))
+            text = "too many requests wait for the key; ask again"
+        elif isinstance(error, SignerUnusable):
+            log.error("cannot sign", problem=str(error))
+            text = "the key cannot be used now; ask again later"
+        else:
+            log.error("a defect: a request was answered with systemFailure", exc_info=error)
+        self._metrics.rejected[failure].inc()
+        return refusal(Rejection(failure, text))
+
+
+def is_something_else(media_type: str) -> bool:
+    """True for the media type of a body that is certainly no TimeStampReq. Clients send all kinds for one that is."""
+    return media_type in _SOMETHING_ELSE_EXACTLY or media_type.startswith(_SOMETHING_ELSE)
+
+
+def is_authenticode(encoded: bytes, media_type: str) -> bool:
+    """True for Base64 of a SEQUENCE: what signtool sends with /t, a protocol older than RFC 3161."""
+    return encoded.startswith(b"MI") and media_type != _QUERY
+
+
+def media_type_of(content_type: str) -> str:
+    """Without parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+class Gates:
+    """The paths of the public port."""
+
+    def __init__(self, gates: Iterable[Gate]) -> None:
+        self._by_path = {f"/tsa/{gate.profile.name}": gate for gate in gates}
+        self.default = self._by_path.get("/tsa/default")
+        if self.default is not None:
+            self._by_path |= {"/": self.default, "": self.default}
+
+    def find(self, target: str) -> Gate | None:
+        """The gate at this path itself."""
+        return self._by_path.get(target.partition("?")[0])
+
+    def find_above(self, target: str) -> tuple[Gate | None, str]:
+        """The gate and the secret behind it, for clients that know no other way to say who they are."""
+        above, _, secret = target.partition("?")[0].rpartition("/")
+        return (self._by_path.get(above) if above else None), secret
+
+
+class Edge:
+    """The function that answers every HTTP request of the public port that comes by aiohttp."""
+
+    def __init__(self, words: Words, gates: Gates, metrics: TSAMetrics) -> None:
+        self._words = words
+        self._metrics = metrics
+        self._gates = gates
+        self._greeting = f"{_GREETING}{'/' if gates.default is not None else '/tsa/ and the name of a profile'}\n"
 
     async def __call__(self, http_request: web.BaseRequest) -> web.StreamResponse:
         """One request, one response."""
-        path = raw_target(http_request).partition("?")[0]
-        gate, secret = self._gates.get(path), ""
+        target, secret = raw_target(http_request), ""
+        gate = self._gates.find(target)
         if gate is None:
-            above, _, secret = path.rpartition("/")
-            gate = self._gates.get(above) if above else None
+            gate, secret = self._gates.find_above(target)
             if gate is None:
                 return self._http_refusal(404, f"Nothing is here. {self._greeting}")
         if http_request.method != "POST":
             return self._http_refusal(405, self._greeting, Allow="POST")
-        media_type = http_request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type in _SOMETHING_ELSE_EXACTLY or media_type.startswith(_SOMETHING_ELSE):
+        media_type = media_type_of(http_request.headers.get("Content-Type", ""))
+        if is_something_else(media_type):
             return self._http_refusal(415, f"{self._greeting}With curl, add: -H 'Content-Type: {_QUERY}'\n")
         if http_request.content_length is None and "Transfer-Encoding" not in http_request.headers:
             return self._http_refusal(411, self._greeting)
@@ -102,10 +172,9 @@ class Edge:
             response = self._http_refusal(413, f"A TimeStampReq has at most {LARGEST_BODY} octets: it is a hash.\n")
             response.force_close()  # the rest of the body is left unread
             return response
-        if encoded.startswith(b"MI") and media_type != _QUERY:
-            # Base64 of a SEQUENCE: what signtool sends with /t, a protocol older than RFC 3161.
+        if is_authenticode(encoded, media_type):
             return self._http_refusal(415, "This looks like the old Authenticode protocol; with signtool use /tr.\n")
-        return web.Response(body=await self._respond(encoded, gate.profile), headers=_REPLY)
+        return web.Response(body=await self._words.reply(encoded, gate.profile), headers=REPLY)
 
     def _stop(self, gate: Gate, secret: str, http_request: web.BaseRequest) -> web.Response | None:
         """The refusal of a client that may not come in, or not now; None for everybody else."""
@@ -121,46 +190,19 @@ class Edge:
                 return self._http_refusal(403, "You may not use this profile; ask the operator for it.\n")
             who = client.name
         if gate.quota is not None:
-            wait = gate.quota.take(who or _network_of(http_request.remote or ""), time.monotonic())
+            wait = gate.quota.take(who or network_of(http_request.remote or ""), time.monotonic())
             if wait > 0:
                 seconds = math.ceil(wait)
                 text = f"You ask more often than agreed; ask again in {seconds} s.\n"
                 return self._http_refusal(429, text, **{"Retry-After": str(seconds)})
         return None
 
-    async def _respond(self, encoded: bytes, profile: Profile) -> bytes:
-        """A TimeStampResp, whatever happens. What went wrong inside is for the log; the client learns what to do."""
-        try:
-            response = await self._service.answer(encoded, profile)
-        except Rejection as rejection:
-            return self._refuse(rejection.fail_info, rejection.text)
-        except TimeNotAvailable:  # the guard has logged what changed
-            return self._refuse(PKIFailureInfo.TIME_NOT_AVAILABLE, "the clock cannot be trusted now; ask again later")
-        except (StoreUnavailable, DuplicateSerial) as error:
-            log.warning("no record, no token", problem=str(error))
-            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "the token could not be recorded; ask again")
-        except SignerBusy as error:
-            log.warning("the key is busy", problem=str(error))
-            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "too many requests wait for the key; ask again")
-        except SignerUnusable as error:
-            log.error("cannot sign", problem=str(error))
-            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "the key cannot be used now; ask again later")
-        except Exception:  # noqa: BLE001 - a defect: the client gets the protocol's word, the log the traceback
-            log.exception("a defect: a request was answered with systemFailure")
-            return self._refuse(PKIFailureInfo.SYSTEM_FAILURE, "something went wrong here, and has been noted")
-        self._metrics.granted.inc()
-        return response
-
-    def _refuse(self, fail_info: PKIFailureInfo, text: str) -> bytes:
-        self._metrics.rejected[fail_info].inc()
-        return refusal(Rejection(fail_info, text))
-
     def _http_refusal(self, code: int, text: str, **headers: str) -> web.Response:
         self._metrics.http_refusals.labels(str(code)).inc()
         return web.Response(status=code, text=text, headers={"Cache-Control": "no-store", **headers})
 
 
-def _network_of(address: str) -> str:
+def network_of(address: str) -> str:
     """Who an address is, for quotas: itself, or the network of 64 bits that one IPv6 subscriber has to himself."""
     if ":" not in address:
         return address

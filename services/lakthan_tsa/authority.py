@@ -106,6 +106,8 @@ class TokenTemplate:
 
     __slots__ = (
         "_attributes_size",
+        "_encoded_instant",
+        "_instant",
         "_shapes",
         "_signature_algorithm",
         "_signed_data_start",
@@ -142,6 +144,9 @@ class TokenTemplate:
         # sid is issuerAndSerialNumber: no deployed validator reads the other choice in a token.
         self._signer_info_start = _VERSION_1 + der.sequence(view.issuer, view.serial_number) + digest_algorithm
         self._signature_algorithm = algorithm.cms_algorithm_identifier
+        # Tokens of one millisecond share their instant, the very object.
+        self._instant: datetime | None = None
+        self._encoded_instant = b""
         self._shapes: dict[tuple[int, int, bool], Shape] = {}
         self._attributes(algorithm.hash, view.encoded, view.issuer, view.serial_number)
 
@@ -205,7 +210,9 @@ class TokenTemplate:
 
     def tst_info(self, request: TimeStampReq, serial_number: bytes, gen_time: datetime) -> bytes:
         """TSTInfo (RFC 3161 §2.4.2); `serial_number` is the content of a minimal INTEGER."""
-        instant = encode_gen_time(gen_time)
+        if gen_time is not self._instant:
+            self._instant, self._encoded_instant = gen_time, encode_gen_time(gen_time)
+        instant = self._encoded_instant
         nonce = request.nonce or b""
         imprint = request.message_imprint
         start, accuracy, end = self._tst_info_start, self._tst_info_accuracy, self._tst_info_end

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lakthan.errors import ConfigError, TimeNotAvailable
 from lakthan.telemetry.logs import log
@@ -62,8 +62,7 @@ _LEAP = "a leap second passes"
 _DRIFTED = "the clock may be further off than the accuracy of tokens"
 
 
-@dataclass(frozen=True, slots=True)
-class ClockReading:
+class ClockReading(NamedTuple):
     """An instant that may be stamped, in whole milliseconds, and how the clock stood.
 
     `bound`: how far off it may be at most; None when nobody can tell.
@@ -133,6 +132,7 @@ class ClockGuard:
         self._measured_ns = first.monotonic_ns
         self._loud_ns = 0
         self._last_ms = 0
+        self._last_gen_time = instant_of(0)
         self._verdict = _NOT_YET
         self.jumps = 0
 
@@ -182,8 +182,10 @@ class ClockGuard:
                 if self._enforce:
                     raise TimeNotAvailable(_DRIFTED)
                 state = ClockState.OUT_OF_SYNC
-        self._last_ms = now_ms
-        return ClockReading(instant_of(now_ms * 1_000_000), state, bound)
+        if now_ms != self._last_ms:
+            self._last_ms = now_ms
+            self._last_gen_time = instant_of(now_ms * 1_000_000)
+        return ClockReading(self._last_gen_time, state, bound)
 
     async def watch(self) -> None:
         """Keep the sources measuring, and check twice a second, until cancelled."""

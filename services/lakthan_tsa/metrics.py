@@ -1,6 +1,7 @@
 """Every series of the time-stamp authority, declared here and documented in docs/metrics.md.
 
-Label values are spelled as in the RFC. Children are made once; the hot path only increments.
+Label values are spelled as in the RFC. What happens for every token is counted in plain numbers, which are brought into
+the series when somebody reads them.
 """
 
 from __future__ import annotations
@@ -8,20 +9,32 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
+from lakthan.telemetry.plain import PlainHistogram
 from lakthan_tsa.clock.quorum import STANDINGS, NTPQuorum
 from lakthan_tsa.clock_guard import ClockState
 from lakthan_tsa.syntax import PKIFailureInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lakthan_tsa.clock_guard import ClockGuard
     from lakthan_tsa.profiles import Profile, Unit
+    from lakthan_tsa.self_check import SelfCheck
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Tally:
+    """How many there were since the series were read last."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class TSAMetrics:
@@ -29,6 +42,8 @@ class TSAMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._tallies: list[tuple[Tally, Counter]] = []
+        self.registry.register(_Before(self._bring_in))  # the first, so that the others give what it brings in
         ProcessCollector(registry=self.registry)
         requests = Counter(
             "lakthan_tsa_requests",
@@ -36,7 +51,7 @@ class TSAMetrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.granted = requests.labels("granted")
+        self.granted = self._tally(requests.labels("granted"))
         self.rejected = {fail_info: requests.labels(fail_info.label) for fail_info in PKIFailureInfo}
         self.http_refusals = Counter(
             "lakthan_tsa_http_refusals",
@@ -44,22 +59,22 @@ class TSAMetrics:
             ["code"],
             registry=self.registry,
         )
-        self.tokens = Counter(
+        self._tokens = Counter(
             "lakthan_tsa_tokens", "Tokens granted, by the unit that stamped them.", ["unit"], registry=self.registry
         )
-        self.sign_seconds = Histogram(
+        self.sign_seconds = PlainHistogram(
             "lakthan_tsa_sign_seconds",
             "Time from the octets to their signature.",
-            ["unit"],
+            label="unit",
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.record_seconds = Histogram(
+        self.record_seconds = PlainHistogram(
             "lakthan_tsa_record_seconds",
             "Time from a signed token to its durable record, waiting for the commit before included.",
             buckets=_SECONDS,
             registry=self.registry,
-        )
+        ).labels()
         self.commit_tokens = Histogram(
             "lakthan_tsa_commit_tokens", "Tokens recorded by one commit.", buckets=_TOKENS, registry=self.registry
         )
@@ -72,6 +87,12 @@ class TSAMetrics:
         self.self_check_failures = Counter(
             "lakthan_tsa_self_check_failures",
             "Tokens that did not pass the last look and were thrown away.",
+            registry=self.registry,
+        )
+        self.every_signature_verified = Gauge(
+            "lakthan_tsa_every_signature_verified",
+            "1 when the signature of every token of the unit is verified before it leaves, 0 when of samples only.",
+            ["unit"],
             registry=self.registry,
         )
         self.unsynchronised_tokens = Counter(
@@ -129,6 +150,20 @@ class TSAMetrics:
             registry=self.registry,
         )
 
+    def tokens(self, unit: str) -> Tally:
+        """Where the tokens of a unit are counted."""
+        return self._tally(self._tokens.labels(unit))
+
+    def _tally(self, counter: Counter) -> Tally:
+        tally = Tally()
+        self._tallies.append((tally, counter))
+        return tally
+
+    def _bring_in(self) -> None:
+        for tally, counter in self._tallies:
+            count, tally.count = tally.count, 0
+            counter.inc(count)
+
     def committed(self, tokens: int, seconds: float) -> None:
         """One commit of token records is done."""
         self.commit_tokens.observe(tokens)
@@ -157,7 +192,23 @@ class TSAMetrics:
             self.key_not_after.labels(unit.name).set(unit.usage.not_after.timestamp())
             self.frozen.labels(unit.name).set_function(partial(getattr, unit, "frozen"))
 
+    def watch_check(self, unit: str, check: SelfCheck) -> None:
+        """Show how much the last look at a unit's tokens looks at."""
+        self.every_signature_verified.labels(unit).set(check.always_verifies)
+
     def watch_profiles(self, profiles: Iterable[Profile]) -> None:
         """Show how long the tokens of each profile get."""
         for profile in profiles:
             self.token_octets.labels(profile.name).set(profile.token_octets)
+
+
+class _Before(Collector):
+    """Does something whenever the series are about to be read, and has none of its own."""
+
+    def __init__(self, bring_in: Callable[[], None]) -> None:
+        self._bring_in = bring_in
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        self._bring_in()
+        return ()

@@ -1,13 +1,17 @@
 """Group commit: a token is on durable record before it leaves the house, and that costs one commit for many tokens.
 
-Promises: `record` returns only when the record is committed. Whatever arrives while one commit runs goes into the next.
-A commit that fails, fails for exactly those who waited for it, and for all of them: the batch is one transaction, so
-none of its records is there (or, when the connection broke during COMMIT, some are, of tokens that nobody got: that
-does no harm). Nothing is tried again here, because the client asks again and gets a new serial number.
+Promises: nobody hears that a record is there before it is committed. Whatever arrives while one commit runs goes into
+the next. A commit that fails, fails for exactly those who waited for it, and for all of them: the batch is one
+transaction, so none of its records is there (or, when the connection broke during COMMIT, some are, of tokens that
+nobody got: that does no harm). Nothing is tried again here, because the client asks again and gets a new serial number.
 
 A duplicate serial number is treated no differently: it must not happen, nobody in the batch is told that it was
 recorded, and the log says it. Trying the records one by one could save the others; it is not worth code that would
 never run. A frozen unit in the batch is told to everybody in it too: whoever stamped with another unit stamps again.
+
+A commit costs the same for one token as for ten. So while keys that take their time are signing (`coming`), a commit
+waits a moment for what they finish; tokens of quick keys never wait, because whatever arrives in one turn of the event
+loop is together anyway.
 
 Refuses to know: what a record says, and which database it goes to.
 """
@@ -15,6 +19,7 @@ Refuses to know: what a record says, and which database it goes to.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
@@ -22,17 +27,21 @@ from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from lakthan.store.records import TokenRecord
 
     Append = Callable[[Sequence[TokenRecord]], Awaitable[None]]
     Committed = Callable[[int, float], None]
+    # Called once, after the commit: with None when the record is durable, else with the reason why it is not.
+    Told = Callable[[Exception | None], None]
 
 # Half a second of the fastest service measured; who waits longer is better told to come again.
 _MOST_WAITING = 8192
 _MOST_IN_ONE_COMMIT = 1024
 _RETRY_SECONDS = 1.0
+# What a slow key makes in this time shares a commit; far less than its clients wait for their turn anyway.
+_GATHER_SECONDS = 0.008
 
 
 class Recorder:
@@ -48,15 +57,40 @@ class Recorder:
         committed: Committed | None = None,
         most_waiting: int = _MOST_WAITING,
         most_in_one_commit: int = _MOST_IN_ONE_COMMIT,
+        gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
         self._append = append
         self._committed = committed
         self._most_waiting = most_waiting
         self._most_in_one_commit = most_in_one_commit
-        self._waiting: list[tuple[TokenRecord, asyncio.Future[None]]] = []
+        self._gather_seconds = gather_seconds
+        self._coming = 0
+        self._waiting: list[tuple[TokenRecord, Told]] = []
         self._commits: asyncio.Task[None] | None = None
         self._closed = False
         self.problem = ""
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """While a token is being made that will be recorded, by a key that takes its time."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+
+    def submit(self, record: TokenRecord, told: Told) -> None:
+        """Put `record` into the next commit; `told` hears of it, with one of the errors of `record` or with None.
+
+        Raises `StoreUnavailable` when too many are waiting; then `told` is never called.
+        """
+        if self._closed:
+            raise StoreUnavailable("the service is stopping")
+        if len(self._waiting) >= self._most_waiting:
+            raise StoreUnavailable(f"{self._most_waiting} tokens are waiting to be recorded")
+        self._waiting.append((record, told))
+        if self._commits is None:
+            self._commits = asyncio.get_running_loop().create_task(self._commit_all(), name="commit timestamp tokens")
 
     async def record(self, record: TokenRecord) -> None:
         """Return when `record` is durable. Raises `StoreUnavailable` when it is not, or too many are waiting,
@@ -65,15 +99,17 @@ class Recorder:
 
         A caller that is cancelled stops waiting; its record is committed all the same, because a token was signed.
         """
-        if self._closed:
-            raise StoreUnavailable("the service is stopping")
-        if len(self._waiting) >= self._most_waiting:
-            raise StoreUnavailable(f"{self._most_waiting} tokens are waiting to be recorded")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((record, done))
-        if self._commits is None:
-            self._commits = loop.create_task(self._commit_all(), name="commit timestamp tokens")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self.submit(record, told)
         await done
 
     async def watch(self) -> None:
@@ -101,37 +137,35 @@ class Recorder:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
+                if self._coming and not self._closed:
+                    await asyncio.sleep(self._gather_seconds)
                 batch = self._waiting[: self._most_in_one_commit]
                 del self._waiting[: self._most_in_one_commit]
                 await self._commit(batch)
         finally:
             self._commits = None
 
-    async def _commit(self, batch: list[tuple[TokenRecord, asyncio.Future[None]]]) -> None:
+    async def _commit(self, batch: list[tuple[TokenRecord, Told]]) -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
+        failure: Exception | None = None
         try:
             await self._append([record for record, _ in batch])
         except TSUFrozen as error:  # the log can be written, but not by that unit
-            _tell(batch, error)
-            return
+            failure = error
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
+            failure = error
             self.problem = str(error) or type(error).__name__
             log.error("tokens not recorded", tokens=len(batch), problem=self.problem, exc_info=_unless_expected(error))
-            _tell(batch, error)
-            return
-        self.problem = ""
-        if self._committed is not None:
-            self._committed(len(batch), clock() - started)
-        for _, done in batch:
-            if not done.done():
-                done.set_result(None)
-
-
-def _tell(batch: list[tuple[TokenRecord, asyncio.Future[None]]], error: Exception) -> None:
-    for _, done in batch:
-        if not done.done():
-            done.set_exception(_not_recorded(error))
+        else:
+            self.problem = ""
+            if self._committed is not None:
+                self._committed(len(batch), clock() - started)
+        for _, told in batch:
+            try:
+                told(None if failure is None else _not_recorded(failure))
+            except Exception:  # noqa: BLE001 - a defect in one of them must not keep the others waiting
+                log.exception("a defect: somebody could not be told of a commit")
 
 
 def _unless_expected(error: Exception) -> Exception | None:

@@ -59,11 +59,17 @@ class SerialNumbers:
 
         Raises `StoreUnavailable` when a new epoch is needed and cannot be had.
         """
-        while self._counter >= self._counters:
+        while (taken := self.take_at_once(gen_time)) is None:
             async with self._lease:
                 if self._counter >= self._counters:
                     await self._renew()
+        return taken
+
+    def take_at_once(self, gen_time: datetime) -> bytes | None:
+        """The same without waiting; None when a new epoch has to be leased first."""
         counter = self._counter
+        if counter >= self._counters:
+            return None
         self._counter = counter + 1
         month = _MONTHS | (gen_time.year - _FIRST_YEAR) * 12 + gen_time.month - 1
         return b"".join((month.to_bytes(2, "big"), self._epoch, counter.to_bytes(4, "big"), os.urandom(8)))

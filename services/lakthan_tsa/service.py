@@ -1,8 +1,12 @@
 """The way of one request: its octets in, a TimeStampResp out; between them the clock, the key and the record.
 
-Promises: a token leaves only after it was read again and verified (`self_check`), and after its record is durable. The
-checks stand in the order of what they cost and whose fault it is: the request, the clock, the unit, the signature, the
-record.
+Promises: a token leaves only after it was read again (`self_check`), and after its record is durable. The checks stand
+in the order of what they cost and whose fault it is: the request, the clock, the unit, the signature, the record.
+
+There are two ways through the same steps. `begin` runs them at once, in the event loop's turn in which the request
+came, where the unit's key signs in less time than a switch of tasks takes; all that it waits for is the commit that
+many tokens share. `answer` waits for everything: keys in devices, slow algorithms, a new epoch of serial numbers, a
+unit that was frozen in this very moment.
 
 It turns no failure into octets: `Rejection` and the errors of `lakthan.errors` go up to the HTTP edge, which knows the
 protocol's word for each.
@@ -11,29 +15,33 @@ protocol's word for each.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerUnusable, StoreUnavailable, TimeNotAvailable
+from lakthan.keys import sign_at_once
 from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
 from lakthan_tsa.authority import draft
+from lakthan_tsa.reading import RequestReader
 from lakthan_tsa.self_check import SelfCheck
 from lakthan_tsa.serials import SerialNumbers
-from lakthan_tsa.syntax import PKIFailureInfo, Rejection, granted, parse_request
+from lakthan_tsa.syntax import PKIFailureInfo, Rejection, granted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from prometheus_client import Counter, Histogram
-
-    from lakthan_tsa.clock_guard import ClockGuard
-    from lakthan_tsa.metrics import TSAMetrics
-    from lakthan_tsa.profiles import Profile
+    from lakthan.telemetry.plain import Series
+    from lakthan_tsa.authority import Draft, TokenTemplate
+    from lakthan_tsa.clock_guard import ClockGuard, ClockReading
+    from lakthan_tsa.metrics import Tally, TSAMetrics
+    from lakthan_tsa.profiles import Profile, Unit
     from lakthan_tsa.recorder import Recorder
+    from lakthan_tsa.self_check import Mode
     from lakthan_tsa.syntax import TimeStampReq
 
 _FREEZES_SECONDS = 1.0
@@ -42,16 +50,40 @@ _ATTEMPTS = 3
 
 
 class _AtWork(NamedTuple):
-    """What a unit needs besides its key."""
+    """What a unit needs besides its certificate. `sign_at_once`: None when its key takes its time."""
 
     serials: SerialNumbers
     check: SelfCheck
-    sign_seconds: Histogram
-    tokens: Counter
+    sign_at_once: Callable[[bytes], bytes] | None
+    sign_seconds: Series
+    tokens: Tally
+
+
+class _Choice(NamedTuple):
+    """Who stamps, and which instant."""
+
+    reading: ClockReading
+    unit: Unit
+    template: TokenTemplate
+    at_work: _AtWork
+
+
+@dataclass(slots=True)
+class _Signed:
+    """A token that passed the last look and is not on record yet. Times in seconds of `perf_counter`."""
+
+    token: bytes
+    record: TokenRecord
+    at_work: _AtWork
+    clock_holds: bool
+    started: float
+    signed: float
 
 
 class TSAService:
-    """All units at work. `lease_epoch` gives a unit, by its name in the records, an epoch for its serial numbers."""
+    """All units at work. `lease_epoch` gives a unit, by its name in the records, an epoch for its serial numbers.
+    `self_check`: see `lakthan_tsa.self_check`.
+    """
 
     def __init__(
         self,
@@ -61,26 +93,32 @@ class TSAService:
         lease_epoch: Callable[[str], Awaitable[int]],
         recorder: Recorder,
         metrics: TSAMetrics,
-        self_check: bool = True,
+        self_check: Mode = "full",
     ) -> None:
         self._profiles = profiles
+        self._readers = {
+            profile: RequestReader(offered_policies=profile.offered_policies, hashes=profile.hashes)
+            for profile in profiles
+        }
         self._units = {unit.tsu: unit for profile in profiles for unit, _ in profile.stampers}
         self._at_work = {
             unit: _AtWork(
                 SerialNumbers(partial(lease_epoch, unit.tsu)),
-                SelfCheck(unit.identity),
+                SelfCheck(unit.identity, self_check),
+                sign_at_once(unit.identity.signer),
                 metrics.sign_seconds.labels(unit.name),
-                metrics.tokens.labels(unit.name),
+                metrics.tokens(unit.name),
             )
             for unit in self._units.values()
         }
         self._clock = clock
         self._recorder = recorder
         self._metrics = metrics
-        self._self_check = self_check
         metrics.watch_clock(clock)
         metrics.watch_units(self._units.values())
         metrics.watch_profiles(profiles)
+        for unit, at_work in self._at_work.items():
+            metrics.watch_check(unit.name, at_work.check)
 
     async def open(self) -> None:
         """Lease an epoch for every unit. Raises `StoreUnavailable`."""
@@ -93,9 +131,7 @@ class TSAService:
         Raises `Rejection`, `TimeNotAvailable`, `SignerBusy`, `SignerUnusable`, `StoreUnavailable` and
         `DuplicateSerial`; after each of them no token exists for the client.
         """
-        request = parse_request(encoded, offered_policies=profile.offered_policies, hashes=profile.hashes)
-        if profile.require_nonce and request.nonce is None:
-            raise Rejection(PKIFailureInfo.BAD_REQUEST, "a nonce is required here; send the request with one")
+        request = self._parse(encoded, profile)
         for _ in range(_ATTEMPTS):
             try:
                 return granted(await self._stamp(request, profile))
@@ -103,49 +139,129 @@ class TSAService:
                 self.freeze((error.tsu,))
         raise StoreUnavailable("units were frozen while the token was being recorded")
 
+    def begin(self, encoded: bytes, profile: Profile, told: Callable[[bytes | Exception], None]) -> bool:
+        """The same without waiting: True when a token is made, and `told` will hear of it after its commit: the
+        TimeStampResp, or one of the errors of `answer`, or `TSUFrozen`, after which the request goes to `answer`.
+
+        False when something has to be waited for; then nothing has been done, and the request goes to `answer`.
+        Raises as `answer` does; then `told` is never called.
+        """
+        request = self._parse(encoded, profile)
+        choice = self._choose(profile)
+        sign = choice.at_work.sign_at_once
+        if sign is None:
+            return False
+        serial_number = choice.at_work.serials.take_at_once(choice.reading.gen_time)
+        if serial_number is None:
+            return False
+        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
+        started = perf_counter()
+        signed = self._complete(
+            request,
+            profile,
+            choice,
+            drafted=drafted,
+            serial_number=serial_number,
+            started=started,
+            signature=sign(drafted.tbs),
+        )
+        self._recorder.submit(signed.record, partial(self._recorded, signed, told))
+        return True
+
+    def _recorded(self, signed: _Signed, told: Callable[[bytes | Exception], None], error: Exception | None) -> None:
+        if error is None:
+            self._count(signed)
+            told(granted(signed.token))
+            return
+        if isinstance(error, DuplicateSerial):
+            signed.at_work.serials.abandon(signed.record.serial_number)
+        elif isinstance(error, TSUFrozen):
+            self.freeze((error.tsu,))
+        told(error)
+
+    def _parse(self, encoded: bytes, profile: Profile) -> TimeStampReq:
+        request = self._readers[profile](encoded)
+        if profile.require_nonce and request.nonce is None:
+            raise Rejection(PKIFailureInfo.BAD_REQUEST, "a nonce is required here; send the request with one")
+        return request
+
     async def _stamp(self, request: TimeStampReq, profile: Profile) -> bytes:
         """A token that is on record."""
+        choice = self._choose(profile)
+        serial_number = await choice.at_work.serials.take(choice.reading.gen_time)
+        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
+        started = perf_counter()
+        with self._recorder.coming():
+            signature = await choice.unit.identity.signer.sign(drafted.tbs)
+        signed = self._complete(
+            request,
+            profile,
+            choice,
+            drafted=drafted,
+            serial_number=serial_number,
+            started=started,
+            signature=signature,
+        )
+        try:
+            await self._recorder.record(signed.record)
+        except DuplicateSerial:
+            choice.at_work.serials.abandon(serial_number)
+            raise
+        self._count(signed)
+        return signed.token
+
+    def _choose(self, profile: Profile) -> _Choice:
+        """Who stamps now: asked for every token, because a key may end, or be frozen, while the service runs."""
         reading = self._clock.read(profile.accuracy)
-        gen_time = reading.gen_time
-        stamper = profile.stamper(gen_time)  # for every token: a key may end, or be frozen, while the service runs
+        stamper = profile.stamper(reading.gen_time)
         if stamper is None:
             raise Rejection(PKIFailureInfo.SYSTEM_FAILURE, "no key may stamp at this time; tell the operator")
         unit, template = stamper
-        at_work = self._at_work[unit]
-        serial_number = await at_work.serials.take(gen_time)
-        token_draft = draft(request, template, serial_number=serial_number, gen_time=gen_time)
-        started = perf_counter()
-        signature = await unit.identity.signer.sign(token_draft.tbs)
+        return _Choice(reading, unit, template, self._at_work[unit])
+
+    def _complete(
+        self,
+        request: TimeStampReq,
+        profile: Profile,
+        choice: _Choice,
+        *,
+        drafted: Draft,
+        serial_number: bytes,
+        started: float,
+        signature: bytes,
+    ) -> _Signed:
+        """The finished token after the last look, and what is to be recorded of it."""
         signed = perf_counter()
-        token = token_draft.seal(signature)
-        if self._self_check:
-            try:
-                at_work.check(token, request, policy=template.policy, serial_number=serial_number, gen_time=gen_time)
-            except SignerUnusable:
-                self._metrics.self_check_failures.inc()
-                raise
-        record = TokenRecord(
-            serial_number=serial_number,
-            gen_time=gen_time,
-            policy=profile.policy,
-            hash_algorithm=request.hash_algorithm.label,
-            hashed_message=request.hashed_message,
-            tsu=unit.tsu,
-            clock_state=reading.state.label,
-            clock_bound=reading.bound,
-            token_sha256=HashAlgorithm.SHA_256.digest(token),
-        )
+        reading, unit, template, at_work = choice
+        token = drafted.seal(signature)
         try:
-            await self._recorder.record(record)
-        except DuplicateSerial:
-            at_work.serials.abandon(serial_number)
+            at_work.check(
+                token, request, policy=template.policy, serial_number=serial_number, gen_time=reading.gen_time
+            )
+        except SignerUnusable:
+            self._metrics.self_check_failures.inc()
             raise
-        at_work.sign_seconds.observe(signed - started)
-        at_work.tokens.inc()
-        self._metrics.record_seconds.observe(perf_counter() - signed)
-        if not reading.state.holds:
+        record = TokenRecord(
+            serial_number,
+            reading.gen_time,
+            profile.policy,
+            request.hash_algorithm.label,
+            request.hashed_message,
+            unit.tsu,
+            reading.state.label,
+            reading.bound,
+            HashAlgorithm.SHA_256.digest(token),
+        )
+        return _Signed(token, record, at_work, reading.state.holds, started, signed)
+
+    def _count(self, signed: _Signed) -> None:
+        """A token is on record."""
+        at_work = signed.at_work
+        at_work.sign_seconds.observe(signed.signed - signed.started)
+        at_work.tokens.count += 1
+        self._metrics.record_seconds.observe(perf_counter() - signed.signed)
+        if not signed.clock_holds:
             self._metrics.unsynchronised_tokens.inc()
-        return token
 
     def freeze(self, tsus: Collection[str]) -> None:
         """These units, by their names in the records, stamp no more. Other authorities' units are passed over."""

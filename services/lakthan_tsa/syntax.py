@@ -10,9 +10,8 @@ Lives by: RFC 3161 §2.4.1 and §2.4.2, X.690 §10 and §11. Where it is kinder 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lakthan import der
 from lakthan.algorithms import HASH_BY_ALGORITHM_IDENTIFIER, HashAlgorithm
@@ -88,8 +87,7 @@ class Rejection(LakthanError):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class TimeStampReq:
+class TimeStampReq(NamedTuple):
     """A request that this service can answer (RFC 3161 §2.4.1).
 
     `message_imprint` is the whole element as it came: the token repeats it octet for octet. `req_policy` and `nonce`

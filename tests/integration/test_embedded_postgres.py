@@ -330,21 +330,50 @@ def test_only_the_password_opens_the_door(directory: Path) -> None:
 
 
 def test_logins_get_their_roles_and_no_more(directory: Path) -> None:
-    """The logins appear once the group roles exist, as often as asked, and each is a member of its own group only."""
-    logins = {"ocsp": "lakthan_responder", "tsa": "lakthan_tsa", "registry": "lakthan_registry"}
+    """The logins appear once the group roles exist, as often as asked, and each is a member of its own groups only."""
+    logins = {
+        "ocsp": ["lakthan_responder"],
+        "tsa": ["lakthan_tsa"],
+        "registry": ["lakthan_registry"],
+        "publisher": ["lakthan_auditor", "lakthan_publisher", "lakthan_registrar"],
+    }
     with EmbeddedPostgres(directory, durable=False) as server:
         with pytest.raises(ConfigError, match="run `lakthan db migrate` first"):
             asyncio.run(server.ensure_logins(logins))
-        for group in logins.values():
-            query(server.url(), f"CREATE ROLE {group} NOLOGIN")
+        for groups in logins.values():
+            for group in groups:
+                query(server.url(), f"CREATE ROLE {group} NOLOGIN")
         asyncio.run(server.ensure_logins(logins))
         asyncio.run(server.ensure_logins(logins))
-        for login, group in logins.items():
-            mine = "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE pg_has_role(oid, 'MEMBER') AND rolname <> $1"
-            assert query(server.url(login), mine, login) == group
+        for login, groups in logins.items():
+            mine = (
+                "SELECT array_agg(rolname::text ORDER BY rolname) FROM pg_roles"
+                " WHERE pg_has_role(oid, 'MEMBER') AND rolname <> $1"
+            )
+            assert query(server.url(login), mine, login) == groups
         with pytest.raises(ConfigError, match="unknown logins"):
             asyncio.run(server.ensure_logins({"stranger": "lakthan_tsa"}))
         assert "SCRAM-SHA-256$" not in (directory / "postgres" / "log").read_text()
+
+
+def test_a_login_that_is_new_gets_its_password(directory: Path) -> None:
+    """A folder of an older Lakthan has no line for a newer login: it gets one, and the others keep their passwords."""
+    with EmbeddedPostgres(directory, durable=False) as server:
+        passfile = server.passfile
+        query(server.url(), "CREATE ROLE lakthan_publisher NOLOGIN")
+    lines = passfile.read_text().splitlines(keepends=True)
+    older = [line for line in lines if ":publisher:" not in line]
+    assert len(older) == len(lines) - 1
+    passfile.write_text("".join(older))
+    with server:
+        asyncio.run(server.ensure_logins({"publisher": "lakthan_publisher"}))
+        assert query(server.url("publisher"), "SELECT session_user::text") == "publisher"
+        assert query(server.url(), "SELECT session_user::text") == "owner"
+    assert passfile.read_text().startswith("".join(older))
+    assert passfile.stat().st_mode & 0o777 == 0o600
+    passfile.write_text("".join(older[1:]))
+    with pytest.raises(ConfigError, match="no line for owner"):
+        server.start()
 
 
 def test_starting_twice_is_an_error_and_stopping_twice_is_not(directory: Path) -> None:

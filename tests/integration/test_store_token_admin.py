@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -80,7 +79,7 @@ async def test_a_serial_number_is_unique_in_the_whole_log(log: TokenLog) -> None
     with pytest.raises(DuplicateSerial):
         await log.append([record(1)])
     with pytest.raises(asyncpg.CheckViolationError, match="gen_time_is_in_the_month"):
-        await log.append([replace(record(1), gen_time=LATE_LAST_MONTH)])
+        await log.append([record(1)._replace(gen_time=LATE_LAST_MONTH)])
 
 
 async def test_nothing_is_stamped_far_from_the_present(log: TokenLog) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -48,7 +47,7 @@ async def rows_of(open_as: OpenPool) -> list[asyncpg.Record]:
 
 async def test_every_field_is_kept(log: TokenLog, open_as: OpenPool) -> None:
     """A record can be read back as it was given, gen_time with its microseconds, a missing clock bound as missing."""
-    await log.append([RECORD, replace(RECORD, serial_number=serial_of(3), clock_bound=None)])
+    await log.append([RECORD, RECORD._replace(serial_number=serial_of(3), clock_bound=None)])
     row, without_bound = await rows_of(open_as)
     assert without_bound["clock_bound_us"] is None
     assert row["serial_number"] == RECORD.serial_number
@@ -67,13 +66,13 @@ async def test_no_serial_number_twice(log: TokenLog, open_as: OpenPool) -> None:
     assert await rows_of(open_as) == []
     await log.append([RECORD])
     with pytest.raises(DuplicateSerial):
-        await log.append([replace(RECORD, serial_number=serial_of(9)), replace(RECORD, hashed_message=b"other")])
+        await log.append([RECORD._replace(serial_number=serial_of(9)), RECORD._replace(hashed_message=b"other")])
     assert [row["serial_number"] for row in await rows_of(open_as)] == [RECORD.serial_number]
 
 
 async def test_a_large_batch_is_one_append(log: TokenLog, open_as: OpenPool) -> None:
     """A thousand records go in together."""
-    await log.append([replace(RECORD, serial_number=serial_of(n)) for n in range(1000)])
+    await log.append([RECORD._replace(serial_number=serial_of(n)) for n in range(1000)])
     assert len(await rows_of(open_as)) == 1000
 
 

@@ -20,6 +20,7 @@ from support.database import OpenPool
 from support.tsa import (
     POLICY,
     UNIT_EXTENSIONS,
+    WAYS,
     Authority,
     failure,
     new_unit,
@@ -32,10 +33,10 @@ from support.tsa import (
 LARGEST_BODY = 16 * 1024
 
 
-@pytest.fixture
-async def authority(database_url: str, tmp_path: Path) -> AsyncIterator[Authority]:
-    """A running authority."""
-    async with running_tsa(database_url, tmp_path, new_unit()) as running:
+@pytest.fixture(params=WAYS)
+async def authority(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> AsyncIterator[Authority]:
+    """A running authority, whose requests take one way or the other."""
+    async with running_tsa(database_url, tmp_path, new_unit(), way=request.param) as running:
         yield running
 
 

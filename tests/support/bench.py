@@ -1,189 +1,152 @@
-"""`./run bench`: what an answer and a token cost beside the signature inside them, in one run on this machine.
+"""`./run bench`: everything that is promised about speed, measured in one run on this machine, beside its peers.
 
-Machines are shared and noisy, so every figure is given as a ratio to the raw P-256 signature measured in the same
-rounds; the medians of several alternating rounds are printed. The HTTP rows need `wrk` (Debian package wrk) and run
-against the real services with a real database; without wrk they are left out and the table says so.
+Our services run as real processes on a real database with fsync on; the peers are Debian's nginx, golang-cfssl and
+openssl; the load is wrk. Rounds alternate between all of them, because machines are shared and noisy. The folder keeps
+the table of certificates for the next run, and gets `bench.json` and `bench.svg`.
+
+docs/performance.md says how to read the result.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
-import re
-import secrets
-import shutil
-import statistics
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-import uvloop
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+import click
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lakthan import der
-from lakthan.certificates import CertificateView
-from lakthan.identity import Identity
-from lakthan.keys.software import SoftwareSigner
-from lakthan.store.embedded import EmbeddedPostgres
-from lakthan.store.migrate import migrate
-from lakthan_ocsp import responder as ocsp_core
-from lakthan_ocsp.governor import Span
-from lakthan_ocsp.syntax import parse_request as parse_ocsp_request
-from lakthan_tsa.authority import TokenTemplate, draft
-from lakthan_tsa.syntax import parse_request as parse_tsa_request
-from support import tsa
-from support.pki import issue, new_ca, new_responder
-from support.responder import request_for, running_responder
-
-Measure = Callable[[], Awaitable[float]]
-_RAW = "raw P-256 signature"
-_CONNECTIONS = 32
+from support import bench_report
+from support.bench_machine import BenchError, Children, choose_cores, describe, program
+from support.bench_rows import ROWS, Row
+from support.bench_subjects import Bench
+from support.bench_world import SMALL_ROWS, World
 
 
-def per_second(work: Callable[[], object], seconds: float) -> float:
-    """How often `work` runs in a second, measured for about that long."""
-    count, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        for _ in range(100):
-            work()
-        count += 100
-    return count / elapsed
+@dataclass(frozen=True)
+class Effort:
+    """How much is done: rounds, seconds of each measurement, rows of the large table, distinct requests."""
+
+    rounds: int
+    seconds: int
+    certificates: int
+    distinct: int
 
 
-def in_process(seconds: float) -> dict[str, Measure]:
-    """The rows that need no network: the pure core of both services around a real signature."""
-    ca = new_ca("bench CA")
-    leaf = issue("leaf", ca)
-    issued = new_responder(ca)
-    key = issued.key
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    scheme = ec.ECDSA(hashes.SHA256())
-    template = ocsp_core.ResponderTemplate(Identity(CertificateView.of(issued.certificate), SoftwareSigner(key)))
-    question = request_for(leaf, ca, nonce=secrets.token_bytes(32))
-    now = datetime.now(UTC).replace(microsecond=0)
-    span = Span(now, now, now + timedelta(days=1), now + timedelta(hours=1))
-
-    def answer() -> bytes:
-        request = parse_ocsp_request(question, max_cert_ids=1)
-        drafted = template.draft([(request.cert_ids[0].encoded, ocsp_core.GOOD, b"")], span, nonce=request.nonce)
-        return drafted.seal(key.sign(drafted.tbs, scheme))
-
-    unit = tsa.new_unit().identity()
-    tokens = TokenTemplate(unit, policy=tsa.POLICY, accuracy=timedelta(seconds=1))
-    unit_key = unit.signer._key  # type: ignore[attr-defined]
-    offered = frozenset({der.object_identifier(tsa.POLICY)})
-    query = tsa.request_for()
-    serial_number = b"\x40" + secrets.token_bytes(15)
-
-    def token() -> bytes:
-        request = parse_tsa_request(query, offered_policies=offered)
-        drafted = draft(request, tokens, serial_number=serial_number, gen_time=datetime.now(UTC))
-        return drafted.seal(unit_key.sign(drafted.tbs, scheme))
-
-    def row(work: Callable[[], object]) -> Measure:
-        async def measure() -> float:
-            return per_second(work, seconds)
-
-        return measure
-
-    message = secrets.token_bytes(300)
-    return {
-        _RAW: row(lambda: key.sign(message, scheme)),
-        "OCSP answer with nonce: parse, build, sign": row(answer),
-        "timestamp token with certificates: parse, build, sign": row(token),
-    }
+_KEYS = [row.key for row in ROWS]
 
 
-async def over_http(wrk: str, seconds: float, folder: Path, stack: AsyncExitStack) -> dict[str, Measure]:
-    """The rows over HTTP: the real services in this process, wrk in another."""
-    server = await asyncio.to_thread(stack.enter_context, EmbeddedPostgres(folder / "postgres"))
-    url = server.url()
-    await migrate(url)
-    (folder / "ocsp").mkdir()
-    responder = await stack.enter_async_context(running_responder(url, folder / "ocsp"))
-    leaf = await responder.issue(issue("leaf", responder.ca))
-    (folder / "tsa").mkdir()
-    authority = await stack.enter_async_context(tsa.running_tsa(url, folder / "tsa", tsa.new_unit()))
-
-    def row(name: str, target: str, body: bytes, media_type: str) -> Measure:
-        script = folder / f"{name}.lua"
-        octets = "".join(f"\\{octet}" for octet in body)
-        script.write_text(f'wrk.method = "POST"\nwrk.body = "{octets}"\nwrk.headers["Content-Type"] = "{media_type}"\n')
-
-        async def measure() -> float:
-            command = (wrk, "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(script), target)
-            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-            printed = (await process.communicate())[0].decode()
-            if "Non-2xx" in printed or "Socket errors" in printed:
-                raise RuntimeError(f"wrk saw errors:\n{printed}")
-            found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-            if found is None:
-                raise RuntimeError(f"wrk printed no rate:\n{printed}")
-            return float(found[1])
-
-        return measure
-
-    plain, nonced = request_for(leaf, responder.ca), request_for(leaf, responder.ca, nonce=secrets.token_bytes(32))
-    return {
-        "HTTP: OCSP POST, cached": row("cached", responder.url, plain, "application/ocsp-request"),
-        "HTTP: OCSP POST, signed for its nonce": row("live", responder.url, nonced, "application/ocsp-request"),
-        "HTTP: token, recorded durably": row("token", authority.url, tsa.request_for(), "application/timestamp-query"),
-    }
+def _rows(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[Row]:
+    wanted = value.split(",") if value else _KEYS
+    unknown = set(wanted) - set(_KEYS)
+    if unknown:
+        raise click.BadParameter(f"there is no row {min(unknown)!r}; the rows are {', '.join(_KEYS)}")
+    return [row for row in ROWS if row.key in wanted]
 
 
-async def bench(rounds: int, seconds: float) -> None:
-    """Measure every row in every round, and print medians and ratios."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    wrk = shutil.which("wrk")
-    console = Console()
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rows = in_process(seconds)
-        if wrk is not None:
-            rows |= await over_http(wrk, seconds, folder, stack)
-        rates: dict[str, list[float]] = {name: [] for name in rows}
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("measuring", total=rounds * len(rows))
-            for _ in range(rounds):
-                for name, measure in rows.items():
-                    progress.update(task, description=name)
-                    rates[name].append(await measure())
-                    progress.advance(task)
-    table = Table(title=f"median of {rounds} rounds, {_CONNECTIONS} connections")
-    for heading, justify in (
-        ("what", "left"),
-        ("per second", "right"),
-        ("spread", "right"),
-        ("of the raw rate", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for name, measured in rates.items():
-        median = statistics.median(measured)
-        spread = (max(measured) - min(measured)) / median
-        ratio = statistics.median(here / raw for here, raw in zip(measured, rates[_RAW], strict=True))
-        table.add_row(name, f"{median:,.0f}", f"±{spread / 2:.0%}", f"{ratio:.2f}")
-    console.print(table)
-    if wrk is None:
-        console.print("The rows over HTTP need wrk: apt install wrk")
+@click.command(name="./run bench", help=__doc__)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often everything is measured."
+)
+@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="How long each time.")
+@click.option("--quick", is_flag=True, help="Two rounds of one second, a million certificates: to see that it works.")
+@click.option("--full", is_flag=True, help="Ten million distinct requests for the row about memory: half an hour more.")
+@click.option("--only", "rows", callback=_rows, metavar="ROW,ROW", help=f"Only these rows: {', '.join(_KEYS)}.")
+@click.option("--certificates", type=click.IntRange(SMALL_ROWS), default=10_000_000, help="In the large table.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("bench-results"),
+    show_default=True,
+    help="For the results and the data that is used again.",
+)
+@click.option(
+    "--into",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='A Markdown file whose section "The last run" gets the table, such as docs/performance.md.',
+)
+def main(
+    rounds: int,
+    seconds: int,
+    *,
+    quick: bool,
+    full: bool,
+    rows: list[Row],
+    certificates: int,
+    folder: Path,
+    into: Path | None,
+) -> None:
+    """See the module."""
+    if quick:
+        rounds, seconds, certificates = 2, 1, min(certificates, 1_000_000)
+    distinct = certificates if full else min(certificates, 300_000 if quick else 1_000_000)
+    console = Console(width=max(150, Console().width))
+    try:
+        text = _bench(console, rows, Effort(rounds, seconds, certificates, distinct), folder.absolute())
+        if into is not None:
+            bench_report.put_into(into, text)
+    except BenchError as error:
+        console.print(f"[red]bench:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
 
 
-def main() -> None:
-    """Read the command line and measure."""
-    parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often every row is measured (default 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each time (default 2)")
-    arguments = parser.parse_args()
-    uvloop.run(bench(arguments.rounds, arguments.seconds))
+def _bench(console: Console, rows: list[Row], effort: Effort, folder: Path) -> str:
+    """Measure, show and write; gives the table as Markdown."""
+    for name in ("wrk", "nginx", "cfssl", "openssl"):
+        program(name)
+    server_core, load_core = choose_cores()
+    if server_core == load_core:
+        console.print("[yellow]There is one core only: servers and load share it, and the ratios say little.[/]")
+    machine = describe(server_core, load_core)
+    # Whatever is started without a core of its own, PostgreSQL first of all, stays off the servers' core.
+    os.sched_setaffinity(0, {load_core})
+    with Children(folder / "log") as children:
+        world = World(folder / "data", children, server_core=server_core)
+        with world.postgres:
+            bench = Bench(world, children, server_core, load_core, effort.seconds, effort.certificates, effort.distinct)
+            _load(console, world, effort.certificates if {"never-seen", "memory"} & {row.key for row in rows} else 0)
+            _measure(console, bench, rows, effort.rounds)
+            bench.facts["tables"] = {name: world.table_size(f"bench_{name}") for name in ("small", "large")}
+    found = bench_report.results(rows, bench.measured, bench.cpu_micros)
+    console.print(bench_report.table(found, effort.rounds))
+    for failure in bench.failures:
+        console.print(f"[red]not used:[/] {escape(failure)}", highlight=False)
+    for what, fact in bench.facts.items():
+        console.print(f"{what}: {fact}", highlight=False)
+    for what, value in machine.items():
+        console.print(f"{what}: {value}", highlight=False)
+    console.print(bench_report.HOW_TO_READ, highlight=False)
+    bench_report.write_json(folder / "bench.json", found, bench.measured, machine, bench.facts)
+    bench_report.write_svg(folder / "bench.svg", found, effort.rounds)
+    console.print(f"Written: {folder / 'bench.json'} and {folder / 'bench.svg'}", highlight=False)
+    return bench_report.markdown(found, machine, bench.facts, effort.rounds)
+
+
+def _load(console: Console, world: World, certificates: int) -> None:
+    with Progress(console=console, transient=True) as progress:
+        for name, rows in (("small", SMALL_ROWS), ("large", certificates)):
+            task = progress.add_task(f"certificates in the {name} table", total=rows)
+            world.load(f"bench_{name}", rows, lambda there, task=task: progress.update(task, completed=there))  # type: ignore[misc]
+
+
+def _measure(console: Console, bench: Bench, rows: list[Row], rounds: int) -> None:
+    columns = (TextColumn("{task.description:<42}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("starting and looking at one response of each")
+        for row in rows:
+            row.prepare(bench)
+        repeated = list(dict.fromkeys(name for row in rows if not row.once for name in row.subjects))
+        once = list(dict.fromkeys(name for row in rows if row.once for name in row.subjects))
+        plan = repeated * rounds + once
+        progress.update(task, total=len(plan))
+        for name in plan:
+            progress.update(task, description=name)
+            bench.measure(name)
+            progress.advance(task)
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="./run bench")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from unittest.mock import patch
@@ -23,27 +24,21 @@ from lakthan_tsa.__main__ import main
 from lakthan_tsa.recorder import Recorder
 from lakthan_tsa.serials import SerialNumbers
 
-_take, _record, _parameters = SerialNumbers.take, Recorder.record, pool._parameters
-_UNDER_WAY: set[asyncio.Task[None]] = set()
+_take, _submit, _parameters = SerialNumbers.take_at_once, Recorder.submit, pool._parameters
 
 
-async def take_without_chance(self: SerialNumbers, gen_time: datetime) -> bytes:
+def take_without_chance(self: SerialNumbers, gen_time: datetime) -> bytes | None:
     """Epoch and counter alone would do, if no backup were ever restored."""
-    return (await _take(self, gen_time))[:-8] + bytes(8)
+    taken = _take(self, gen_time)
+    return None if taken is None else taken[:-8] + bytes(8)
 
 
-async def record_later(self: Recorder, record: TokenRecord) -> None:
+def record_later(self: Recorder, record: TokenRecord, told: Callable[[Exception | None], None]) -> None:
     """Say that it is recorded, and do it afterwards, perhaps."""
-
-    async def perhaps() -> None:
-        try:
-            await _record(self, record)
-        except StoreUnavailable:
-            return  # this is the defect
-
-    task = asyncio.create_task(perhaps())
-    _UNDER_WAY.add(task)
-    task.add_done_callback(_UNDER_WAY.discard)
+    asyncio.get_running_loop().call_soon(told, None)
+    # Nobody hears whether it was: this is the defect.
+    with suppress(StoreUnavailable):
+        _submit(self, record, lambda _error: None)
 
 
 def parameters_without_durability(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the original takes
@@ -54,8 +49,8 @@ def parameters_without_durability(**given: Any) -> dict[str, Any]:  # noqa: ANN4
 
 
 VARIANTS: dict[str, Callable[[], Any]] = {
-    "counted": lambda: patch.object(SerialNumbers, "take", take_without_chance),
-    "hasty": lambda: patch.object(Recorder, "record", record_later),
+    "counted": lambda: patch.object(SerialNumbers, "take_at_once", take_without_chance),
+    "hasty": lambda: patch.object(Recorder, "submit", record_later),
     "dreamy": lambda: patch.object(pool, "_parameters", parameters_without_durability),
 }
 

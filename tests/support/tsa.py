@@ -25,6 +25,8 @@ from support.pki import Issued, issue, new_ca
 from support.running import Reply, running, samples
 
 POLICY = "0.4.0.2023.1.1"
+# What requests carry to take this way: the wire does not know the field, and leaves the request to aiohttp.
+WAYS = {"wire": {}, "aiohttp": {"X-Long-Way": "1"}}
 HASH_NAMES = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")
 HASH_SIZES = {"sha256": 32, "sha384": 48, "sha512": 64, "sha3_256": 32, "sha3_384": 48, "sha3_512": 64}
 Extensions = tuple[tuple[x509.ExtensionType, bool], ...]
@@ -272,9 +274,12 @@ class Authority:
 
 
 @asynccontextmanager
-async def running_tsa(database_url: str, folder: Path, unit: Unit, **settings: object) -> AsyncIterator[Authority]:
+async def running_tsa(
+    database_url: str, folder: Path, unit: Unit, *, way: str = "wire", **settings: object
+) -> AsyncIterator[Authority]:
     """Serve `unit`, alone under the profile `default` unless `units` and `profiles` say otherwise; `settings` are
-    fields of TSAConfig or of that profile. The machine of a test need not have NTP, hence `warn`.
+    fields of TSAConfig or of that profile. The machine of a test need not have NTP, hence `warn`. `way`: of `WAYS`,
+    which of the two ways its requests take.
     """
     of_profile = {name: settings.pop(name) for name in TSAProfileConfig.__struct_fields__[1:] if name in settings}
     config = TSAConfig(
@@ -285,5 +290,8 @@ async def running_tsa(database_url: str, folder: Path, unit: Unit, **settings: o
         admin_port=0,
         **{"clock": ClockConfig(mode="warn"), **settings},  # type: ignore[arg-type]
     )
-    async with running(serve, Config(tsa=config)) as (port, admin_port), aiohttp.ClientSession() as session:
+    async with (
+        running(serve, Config(tsa=config)) as (port, admin_port),
+        aiohttp.ClientSession(headers=WAYS[way]) as session,
+    ):
         yield Authority(port, f"http://127.0.0.1:{admin_port}", unit, session, folder)

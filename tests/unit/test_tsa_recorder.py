@@ -143,3 +143,37 @@ async def test_close_drains() -> None:
     await closing
     await asyncio.gather(*tasks)
     assert log.batches == [[0], [1], [2]]
+
+
+async def test_a_commit_waits_for_tokens_that_are_being_made() -> None:
+    """While slow keys sign, a commit waits a moment, and what they finish in it shares the commit; when nothing is
+    coming, a commit begins in the same turn.
+    """
+    log = Log()
+    log.go.set()
+    recorder = Recorder(log.append, gather_seconds=0.05)
+    await recorder.record(record_of(1))
+    with recorder.coming():
+        first = asyncio.create_task(recorder.record(record_of(2)))
+        await turn()
+        second = asyncio.create_task(recorder.record(record_of(3)))
+        await turn()
+        assert log.batches == [[1]]
+    await asyncio.gather(first, second)
+    assert log.batches == [[1], [2, 3]]
+
+
+async def test_somebody_who_cannot_be_told() -> None:
+    """A defect in one of those who wait keeps nobody else from hearing of the commit."""
+    log = Log()
+    log.go.set()
+    recorder = Recorder(log.append)
+    heard: list[Exception | None] = []
+
+    def broken(_error: Exception | None) -> None:
+        raise ValueError
+
+    recorder.submit(record_of(1), broken)
+    recorder.submit(record_of(2), heard.append)
+    await recorder.aclose()
+    assert heard == [None]

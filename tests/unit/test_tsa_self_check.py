@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ import pytest
 
 from lakthan.errors import SignerUnusable
 from lakthan.keys.software import SoftwareSigner
-from lakthan_tsa.authority import TokenTemplate, draft
+from lakthan_tsa.authority import Draft, TokenTemplate, draft
 from lakthan_tsa.self_check import SelfCheck
 from lakthan_tsa.syntax import TimeStampReq, parse_request
 from support.pki import KEY_KINDS, new_key
@@ -142,6 +142,79 @@ async def test_every_flipped_bit_of_what_counts(unit: Unit) -> None:
     assert not passed & set(range(len(token) - 70, len(token)))
 
 
+def serial_numbers(*, sampled: bool) -> Iterator[bytes]:
+    """Some that the mode `content` samples, or some that it does not."""
+    return (SERIAL_NUMBER[:-1] + bytes((octet,)) for octet in range(1, 256) if (octet % 32 == 0) is sampled)
+
+
+async def test_content_mode_of_a_key_in_this_process(unit: Unit) -> None:
+    """With `content`, the first token of a layout and samples are verified, the others are not; what a token says is
+    compared in every one.
+    """
+    identity, request = unit.identity(), parsed()
+    template = TokenTemplate(identity, policy=POLICY, accuracy=timedelta(seconds=1))
+    last_look = SelfCheck(identity, "content")
+    assert not last_look.always_verifies
+
+    def bad(serial_number: bytes) -> bytes:
+        made = draft(request, template, serial_number=serial_number, gen_time=NOON)
+        return made.seal(b"\x30\x45" + bytes(69))
+
+    def look(token: bytes, serial_number: bytes, gen_time: datetime = NOON) -> None:
+        last_look(token, request, policy=template.policy, serial_number=serial_number, gen_time=gen_time)
+
+    plain = next(serial_numbers(sampled=False))
+    with pytest.raises(SignerUnusable, match="does not verify"):
+        look(bad(plain), plain)
+    while len(signature := await identity.signer.sign((made := signed_draft(request, template, plain)).tbs)) != 71:
+        pass  # a layout is one size of everything
+    look(made.seal(signature), plain)
+    for serial_number in serial_numbers(sampled=False):
+        look(bad(serial_number), serial_number)
+        with pytest.raises(SignerUnusable, match="does not say"):
+            look(bad(serial_number), plain[:-2] + b"\x01\x01")
+        with pytest.raises(SignerUnusable, match="does not say"):
+            look(bad(serial_number), serial_number, NOON + timedelta(milliseconds=1))
+    for serial_number in serial_numbers(sampled=True):
+        with pytest.raises(SignerUnusable, match="does not verify"):
+            look(bad(serial_number), serial_number)
+
+
+def signed_draft(request: TimeStampReq, template: TokenTemplate, serial_number: bytes) -> Draft:
+    """What is to be signed."""
+    return draft(request, template, serial_number=serial_number, gen_time=NOON)
+
+
+class Elsewhere:
+    """A key in a device, as far as anybody can tell from outside."""
+
+    def __init__(self, signer: SoftwareSigner) -> None:
+        self._signer = signer
+        self.algorithm, self.public_key = signer.algorithm, signer.public_key
+
+    async def sign(self, message: bytes) -> bytes:
+        """See `Signer.sign`."""
+        return await self._signer.sign(message)
+
+    async def aclose(self) -> None:
+        """See `Signer.aclose`."""
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "RSA-3072", "ML-DSA-65"])
+def test_cheap_verification_is_never_left_out(kind: str) -> None:
+    """Where verifying costs a fraction of signing, `content` verifies every token as `full` does."""
+    assert SelfCheck(new_unit(kind).identity(), "content").always_verifies
+
+
+def test_a_key_elsewhere_is_never_trusted(unit: Unit) -> None:
+    """Every signature of a device is verified, whatever the mode: its faults are not ours to see."""
+    identity = unit.identity()
+    assert isinstance(identity.signer, SoftwareSigner)
+    outside = replace(identity, signer=Elsewhere(identity.signer))
+    assert SelfCheck(outside, "content").always_verifies
+    assert SelfCheck(identity, "full").always_verifies
+
+
 def test_the_request_is_a_value() -> None:
     """What is compared is the request as it was read; a changed copy is another request."""
-    assert replace(parsed(), nonce=None) == parsed(None)
+    assert parsed()._replace(nonce=None) == parsed(None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 SECOND_NS = 1_000_000_000
 # No kernel corrects an oscillator by more than 500 ppm, so no usable one needs more. In nanoseconds for each second.
@@ -46,15 +46,10 @@ class ClockState(Enum):
     OUT_OF_SYNC = "out of sync"
     UNKNOWN = "unknown"
 
-    @property
-    def label(self) -> str:
-        """The word."""
-        return self.value
-
-    @property
-    def holds(self) -> bool:
-        """True when the clock is within the accuracy that tokens claim."""
-        return self in (ClockState.IN_SYNC, ClockState.SOON_OUT_OF_SYNC)
+    def __init__(self, label: str) -> None:
+        self.label = label
+        # Whether the clock is within the accuracy that tokens claim.
+        self.holds = label in ("in sync", "soon out of sync")
 
 
 class Leap(Enum):
@@ -70,8 +65,7 @@ class Leap(Enum):
         return {Leap.NONE: 0, Leap.INSERTED: 1, Leap.DELETED: -1}[self]
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """Both clocks at one moment. They cannot be read at once: they may be apart by up to `gap_ns` more or less."""
 
     realtime_ns: int

@@ -28,6 +28,19 @@ _FROZEN = "LK004"
 _NO_SUCH_MONTH = "LK005"
 
 
+_COLUMNS = (
+    "serial_number",
+    "gen_time",
+    "policy",
+    "hash_algorithm",
+    "hashed_message",
+    "tsu",
+    "clock_state",
+    "clock_bound_us",
+    "token_sha256",
+)
+
+
 class DuplicateSerial(LakthanError):
     """A serial number is on record already. None of these tokens was recorded, so none may be handed out."""
 
@@ -65,22 +78,10 @@ class TokenLog:
     async def _append(self, records: Sequence[TokenRecord]) -> None:
         try:
             with unavailable_as_such():
-                await self._pool.execute(
-                    """
-                    INSERT INTO timestamp_token (serial_number, gen_time, policy, hash_algorithm, hashed_message, tsu,
-                                                 clock_state, clock_bound_us, token_sha256)
-                    SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::text[], $4::text[], $5::bytea[],
-                                         $6::text[], $7::text[], $8::bigint[], $9::bytea[])
-                    """,
-                    [record.serial_number for record in records],
-                    [record.gen_time for record in records],
-                    [record.policy for record in records],
-                    [record.hash_algorithm for record in records],
-                    [record.hashed_message for record in records],
-                    [record.tsu for record in records],
-                    [record.clock_state for record in records],
-                    [None if r.clock_bound is None else r.clock_bound // _MICROSECOND for r in records],
-                    [record.token_sha256 for record in records],
+                # COPY costs this process half of what an INSERT with arrays does, and is one statement as well: its
+                # triggers run, and it takes all rows or none.
+                await self._pool.copy_records_to_table(
+                    "timestamp_token", columns=_COLUMNS, records=[_row(record) for record in records]
                 )
         except asyncpg.UniqueViolationError as error:
             raise DuplicateSerial(
@@ -110,3 +111,18 @@ class TokenLog:
         with unavailable_as_such():
             epoch: int = await self._pool.fetchval("INSERT INTO serial_epoch (tsu) VALUES ($1) RETURNING epoch", tsu)
         return epoch
+
+
+def _row(record: TokenRecord) -> tuple[object, ...]:
+    """In the order of `_COLUMNS`."""
+    return (
+        record.serial_number,
+        record.gen_time,
+        record.policy,
+        record.hash_algorithm,
+        record.hashed_message,
+        record.tsu,
+        record.clock_state,
+        None if record.clock_bound is None else record.clock_bound // _MICROSECOND,
+        record.token_sha256,
+    )
