@@ -18,6 +18,7 @@ a head that was noted elsewhere shows it.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,10 @@ _NO_RECORD = bytes(32)  # what the first record of a chain has as the hash of th
 _ROWS_AT_ONCE = 2000
 _PATIENCE_SECONDS = 3600.0  # the first handful comes when all is sorted
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What was recorded before the chain began has no word on the version before it.
-_FIRST_BATCH = 1
+_FIXED = struct.Struct(">qqqiihBqqqqi")
+_CHANGES = {"issue": 1, "revoke": 2, "hold": 3, "unhold": 4}
+_NO_INSTANT = (1 << 63) - 1
+_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -101,16 +104,58 @@ def record_sha256(record: AuditRecord) -> bytes:
     return hashlib.sha256("|".join(fields).encode()).digest()
 
 
-def change_sha256(row: Row) -> bytes:
-    """The hash of a row of `status_change`, as `change_sha256()` of the schema defines."""
-    digest = row["certificate_sha256"]
-    return hashlib.sha256(
-        f"{row['version']}|{row['batch']}|{_text(row['previous_version'])}|{row['authority_id']}|"
-        f"{row['serial_number'].hex()}|{row['change']}|{_seconds(row['revocation_time'])}|"
-        f"{_text(row['revocation_reason'])}|{_seconds(row['invalidity_date'])}|{_seconds(row['not_after'])}|"
-        f"{'' if digest is None else digest.hex()}|{_text(row['crl_scope'])}|{_microseconds(row['recorded_at'])}|"
-        f"{row['actor']}".encode()
-    ).digest()
+def change_octets(row: Row) -> bytes:
+    """A row of `status_change` as it is hashed, as `change_octets()` of the schema defines."""
+    serial_number, digest, actor = row["serial_number"], row["certificate_sha256"] or b"", row["actor"].encode()
+    reason = row["revocation_reason"]
+    return b"".join(
+        (
+            _FIXED.pack(
+                row["version"],
+                row["batch"],
+                row["previous_version"] or 0,
+                row["authority_id"],
+                row["crl_scope"] or 0,
+                -1 if reason is None else reason,
+                _CHANGES[row["change"]],
+                _since_2000(row["recorded_at"]),
+                _since_2000(row["revocation_time"]),
+                _since_2000(row["invalidity_date"]),
+                _since_2000(row["not_after"]),
+                len(serial_number),
+            ),
+            serial_number,
+            len(digest).to_bytes(4, "big"),
+            digest,
+            len(actor).to_bytes(4, "big"),
+            actor,
+        )
+    )
+
+
+class _Seal:
+    """The hash over the changes of a batch in the order of their versions: of each thousand, and then over these."""
+
+    def __init__(self) -> None:
+        self._all = hashlib.sha256()
+        self._some = hashlib.sha256()
+        self._thousand = -1
+        self.count = 0
+
+    def update(self, row: Row) -> None:
+        """The next change."""
+        thousand = row["version"] // 1000
+        if thousand != self._thousand and self.count:
+            self._all.update(self._some.digest())
+            self._some = hashlib.sha256()
+        self._thousand = thousand
+        self._some.update(change_octets(row))
+        self.count += 1
+
+    def digest(self) -> bytes:
+        """Of all that there were."""
+        self._all.update(self._some.digest())
+        return self._all.digest()
 
 
 class _Reading:
@@ -204,18 +249,17 @@ async def _seals(reading: _Reading, report: AuditReport) -> None:
         record = await anext(records, None)
 
     current: tuple[int, int] | None = None
-    count, hashed = 0, hashlib.sha256()
+    seal = _Seal()
     async for row in reading.rows(f"SELECT {_CHANGE} FROM status_change ORDER BY authority_id, batch, version"):  # noqa: S608
         batch = (row["authority_id"], row["batch"])
         if batch != current:
             if current is not None:
-                await compare(current, count, hashed.digest())
-            current, count, hashed = batch, 0, hashlib.sha256()
-        hashed.update(change_sha256(row))
-        count += 1
+                await compare(current, seal.count, seal.digest())
+            current, seal = batch, _Seal()
+        seal.update(row)
         report.changes += 1
     if current is not None:
-        await compare(current, count, hashed.digest())
+        await compare(current, seal.count, seal.digest())
     while record is not None:
         report.find(f"{_seal(record)}: its {record['change_count']} changes of batch {record['batch']} are gone")
         record = await anext(records, None)
@@ -261,7 +305,7 @@ async def _statuses(reading: _Reading, report: AuditReport) -> None:
             await compare(outcome)
             outcome = None
         before = outcome["version"] if outcome is not None else None
-        if row["previous_version"] != before and row["batch"] != _FIRST_BATCH:
+        if row["previous_version"] != before:
             report.find(f"{_certificate(row)}: version {row['version']} does not follow {before}")
         outcome = _outcome(outcome, row)
     if outcome is not None:
@@ -305,15 +349,14 @@ def _microseconds(instant: datetime) -> int:
     return _seconds_of(instant) * 1_000_000 + instant.microsecond
 
 
-def _seconds(instant: datetime | None) -> str:
-    return "" if instant is None else str(_seconds_of(instant))
+def _since_2000(instant: datetime | None) -> int:
+    if instant is None:
+        return _NO_INSTANT
+    since = instant - _2000
+    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _seconds_of(instant: datetime) -> int:
     # Not timestamp(), whose floating point has too few digits for microseconds far from 1970.
     since = instant - _EPOCH
     return since.days * 86400 + since.seconds
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

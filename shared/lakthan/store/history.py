@@ -48,12 +48,17 @@ class ChangeReader:
             async with acting(self._pool, authority_id=self._acting_for) as connection:
                 rows = await connection.fetch(
                     """
+                    WITH RECURSIVE history AS (
+                        SELECT c.* FROM certificate_status s JOIN status_change c ON c.version = s.version
+                         WHERE s.authority_id = $1 AND s.serial_number = $2
+                        UNION ALL
+                        SELECT c.* FROM history later JOIN status_change c ON c.version = later.previous_version
+                    )
                     SELECT version, c.authority_id, serial_number, change, revocation_time, revocation_reason,
                            invalidity_date, not_after, certificate_sha256, c.actor, recorded_at, previous_version,
                            c.batch, crl_scope, a.through
-                      FROM status_change c
+                      FROM history c
                       LEFT JOIN audit_record a ON a.chain = c.authority_id AND a.batch = c.batch
-                     WHERE c.authority_id = $1 AND serial_number = $2
                      ORDER BY version
                     """,
                     authority_id,

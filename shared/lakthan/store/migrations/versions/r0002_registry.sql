@@ -155,6 +155,9 @@ CREATE TABLE audit_record (
 );
 CREATE UNIQUE INDEX audit_record_of_batch ON audit_record (chain, batch) WHERE batch IS NOT NULL;
 
+-- From a change to the record that seals it.
+CREATE INDEX audit_record_seal ON audit_record (chain, batch) WHERE batch IS NOT NULL;
+
 -- Where each chain ends: the lock that puts its records into one line.
 CREATE TABLE audit_head (
     chain   integer PRIMARY KEY,
@@ -292,15 +295,13 @@ CREATE CONSTRAINT TRIGGER audit_row AFTER INSERT OR UPDATE OR DELETE ON credenti
 -- ---------------------------------------------------------------------------------------------------------------
 -- Status changes get a batch (the statement that brought them), the version before, and the CRL that they came from.
 
--- A constant default writes no row anew, and no recorded row may be touched: all that was there is batch 1.
+-- All that was there is batch 1: a constant default writes no row anew.
 ALTER TABLE status_change
     ADD COLUMN batch bigint NOT NULL DEFAULT 1,
     ADD COLUMN previous_version bigint,
     ADD COLUMN crl_scope integer;
 CREATE SEQUENCE change_batch START 2 OWNED BY status_change.batch;
 ALTER TABLE status_change ALTER COLUMN batch SET DEFAULT currval('change_batch');
--- Batches come in order, nearly, so an index of block ranges finds one and costs next to nothing.
-CREATE INDEX status_change_batch ON status_change USING brin (batch);
 
 CREATE FUNCTION draw_batch() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -312,25 +313,24 @@ END
 $$;
 CREATE TRIGGER draw_batch BEFORE INSERT ON status_change FOR EACH STATEMENT EXECUTE FUNCTION draw_batch();
 
-CREATE FUNCTION change_sha256(
+-- A change as octets, and lakthan.store.audit_verify computes the same: integers in network order; instants in
+-- microseconds since 2000, the greatest number for none (an infinite instant is never recorded); what is not there as -1
+-- for a reason and 0 for a version or a scope; what has no fixed length behind its length.
+CREATE FUNCTION change_octets(
     version bigint, batch bigint, previous_version bigint, authority_id integer, serial_number bytea, change change_kind,
     revocation_time timestamptz, revocation_reason smallint, invalidity_date timestamptz, not_after timestamptz,
     certificate_sha256 bytea, crl_scope integer, recorded_at timestamptz, actor text
 ) RETURNS bytea LANGUAGE sql STABLE
-RETURN sha256(convert_to(
-    version || '|' || batch
-    || '|' || coalesce(previous_version::text, '')
-    || '|' || authority_id
-    || '|' || encode(serial_number, 'hex')
-    || '|' || change
-    || '|' || coalesce(extract(epoch FROM revocation_time)::bigint::text, '')
-    || '|' || coalesce(revocation_reason::text, '')
-    || '|' || coalesce(extract(epoch FROM invalidity_date)::bigint::text, '')
-    || '|' || coalesce(extract(epoch FROM not_after)::bigint::text, '')
-    || '|' || coalesce(encode(certificate_sha256, 'hex'), '')
-    || '|' || coalesce(crl_scope::text, '')
-    || '|' || (extract(epoch FROM recorded_at) * 1000000)::bigint
-    || '|' || actor, 'UTF8'));
+RETURN int8send(version) || int8send(batch) || int8send(coalesce(previous_version, 0)) || int4send(authority_id)
+    || int4send(coalesce(crl_scope, 0)) || int2send(coalesce(revocation_reason, -1::smallint))
+    || CASE change WHEN 'issue' THEN '\x01'::bytea WHEN 'revoke' THEN '\x02'::bytea WHEN 'hold' THEN '\x03'::bytea
+                   WHEN 'unhold' THEN '\x04'::bytea END
+    || timestamptz_send(recorded_at) || coalesce(timestamptz_send(revocation_time), '\x7fffffffffffffff'::bytea)
+    || coalesce(timestamptz_send(invalidity_date), '\x7fffffffffffffff'::bytea)
+    || coalesce(timestamptz_send(not_after), '\x7fffffffffffffff'::bytea)
+    || int4send(octet_length(serial_number)) || serial_number
+    || int4send(coalesce(octet_length(certificate_sha256), 0)) || coalesce(certificate_sha256, ''::bytea)
+    || int4send(octet_length(actor)) || convert_to(actor, 'UTF8');
 
 -- As in the first schema, with the question for whom first, the version before, and the notification in seal_changes().
 CREATE OR REPLACE FUNCTION apply_status_change() RETURNS trigger
@@ -469,13 +469,24 @@ DECLARE
     fresh  audit_record;
 BEGIN
     FOR sealed IN
-        SELECT c.authority_id, c.batch, count(*) AS changes, count(*) FILTER (WHERE c.change <> 'issue') AS loud,
-               max(c.version) AS newest, CASE WHEN min(c.actor) = max(c.actor) THEN min(c.actor) ELSE 'several' END AS actor,
-               sha256(string_agg(change_sha256(c.version, c.batch, c.previous_version, c.authority_id, c.serial_number,
-                   c.change, c.revocation_time, c.revocation_reason, c.invalidity_date, c.not_after,
-                   c.certificate_sha256, c.crl_scope, c.recorded_at, c.actor), '' ORDER BY c.version)) AS changes_sha256
-          FROM new_changes c GROUP BY c.authority_id, c.batch ORDER BY c.authority_id, c.batch
+        SELECT g.authority_id, g.batch, sum(g.changes) AS changes, sum(g.loud) AS loud, max(g.newest) AS newest,
+               CASE WHEN min(g.first_actor) = max(g.last_actor) THEN min(g.first_actor) ELSE 'several' END AS actor,
+               sha256(string_agg(g.changes_sha256, '' ORDER BY g.thousand)) AS changes_sha256
+          FROM (SELECT c.authority_id, c.batch, c.version / 1000 AS thousand, count(*) AS changes,
+                       count(*) FILTER (WHERE c.change <> 'issue') AS loud, max(c.version) AS newest,
+                       min(c.actor COLLATE "C") AS first_actor, max(c.actor COLLATE "C") AS last_actor,
+                       sha256(string_agg(change_octets(c.version, c.batch, c.previous_version, c.authority_id,
+                           c.serial_number, c.change, c.revocation_time, c.revocation_reason, c.invalidity_date,
+                           c.not_after, c.certificate_sha256, c.crl_scope, c.recorded_at, c.actor), '' ORDER BY c.version))
+                           AS changes_sha256
+                  FROM new_changes c GROUP BY c.authority_id, c.batch, c.version / 1000) AS g
+         GROUP BY g.authority_id, g.batch ORDER BY g.authority_id, g.batch
     LOOP
+        PERFORM FROM authority a WHERE a.id = sealed.authority_id FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation',
+                MESSAGE = format('there is no authority %s', sealed.authority_id);
+        END IF;
         IF sealed.loud > 1000 THEN
             PERFORM pg_notify('lakthan_status', json_build_object('authority_id', sealed.authority_id, 'all', true,
                 'version', sealed.newest, 'changed_at', clock_timestamp())::text);
@@ -511,16 +522,29 @@ $$;
 CREATE TRIGGER seal_changes AFTER INSERT ON status_change REFERENCING NEW TABLE AS new_changes
     FOR EACH STATEMENT EXECUTE FUNCTION seal_changes();
 
--- What was there before this revision is sealed as it is found.
+-- What was there before this revision is linked, as what comes is, and sealed as it is found. Who wants a certificate's
+-- history begins with its status and follows the links, so no index by certificate is needed.
+ALTER TABLE status_change DISABLE TRIGGER append_only;
+UPDATE status_change c SET previous_version = p.previous_version
+  FROM (SELECT version, lag(version) OVER (PARTITION BY authority_id, serial_number ORDER BY version) AS previous_version
+          FROM status_change) AS p
+ WHERE p.version = c.version AND p.previous_version IS NOT NULL;
+ALTER TABLE status_change ENABLE ALWAYS TRIGGER append_only;
+DROP INDEX status_change_of_certificate;
+
 DO $$
 DECLARE
     fresh audit_record;
 BEGIN
     FOR fresh.chain, fresh.change_count, fresh.changes_sha256 IN
-        SELECT c.authority_id, count(*), sha256(string_agg(change_sha256(c.version, c.batch, c.previous_version,
-                   c.authority_id, c.serial_number, c.change, c.revocation_time, c.revocation_reason, c.invalidity_date,
-                   c.not_after, c.certificate_sha256, c.crl_scope, c.recorded_at, c.actor), '' ORDER BY c.version))
-          FROM status_change c GROUP BY c.authority_id ORDER BY c.authority_id
+        SELECT g.authority_id, sum(g.changes), sha256(string_agg(g.changes_sha256, '' ORDER BY g.thousand))
+          FROM (SELECT c.authority_id, c.version / 1000 AS thousand, count(*) AS changes,
+                       sha256(string_agg(change_octets(c.version, c.batch, c.previous_version, c.authority_id,
+                           c.serial_number, c.change, c.revocation_time, c.revocation_reason, c.invalidity_date,
+                           c.not_after, c.certificate_sha256, c.crl_scope, c.recorded_at, c.actor), '' ORDER BY c.version))
+                           AS changes_sha256
+                  FROM status_change c GROUP BY c.authority_id, c.version / 1000) AS g
+         GROUP BY g.authority_id ORDER BY g.authority_id
     LOOP
         fresh.event := 'changes';
         fresh.actor := 'lakthan db migrate';
@@ -563,7 +587,7 @@ REVOKE EXECUTE ON FUNCTION acting_authority(), may_act_for(integer), demand_may_
     find_credential(text, bytea), audit_sha256(audit_record), extend_chain(audit_record),
     append_audit(integer, text, text, text, text), audit_row(), short_row(jsonb), draw_batch(), seal_changes(),
     head_follows_the_record(),
-    change_sha256(bigint, bigint, bigint, integer, bytea, change_kind, timestamptz, smallint, timestamptz, timestamptz,
+    change_octets(bigint, bigint, bigint, integer, bytea, change_kind, timestamptz, smallint, timestamptz, timestamptz,
                   bytea, integer, timestamptz, text)
     FROM PUBLIC;
 

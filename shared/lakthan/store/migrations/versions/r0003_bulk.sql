@@ -11,41 +11,21 @@
 ALTER TABLE certificate_status DROP CONSTRAINT certificate_status_authority_id_fkey;
 ALTER TABLE status_change DROP CONSTRAINT status_change_authority_id_fkey;
 
-CREATE FUNCTION authority_is_there() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-AS $$
-DECLARE
-    wanted integer;
-BEGIN
-    FOR wanted IN SELECT DISTINCT c.authority_id FROM new_changes c ORDER BY 1 LOOP
-        PERFORM FROM authority a WHERE a.id = wanted FOR KEY SHARE;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation', MESSAGE = format('there is no authority %s', wanted);
-        END IF;
-    END LOOP;
-    RETURN NULL;
-END
-$$;
 CREATE FUNCTION authority_has_no_statuses() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM certificate_status s WHERE s.authority_id = OLD.id)
-            OR EXISTS (SELECT FROM status_change c WHERE c.authority_id = OLD.id) THEN
+    IF EXISTS (SELECT FROM certificate_status s WHERE s.authority_id = OLD.id) THEN
         RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation',
             MESSAGE = format('authority %s has certificates on record; it stays', OLD.id);
     END IF;
     RETURN OLD;
 END
 $$;
--- Triggers fire in the order of their names: this one before the changes are sealed.
-CREATE TRIGGER authority_is_there AFTER INSERT ON status_change REFERENCING NEW TABLE AS new_changes
-    FOR EACH STATEMENT EXECUTE FUNCTION authority_is_there();
 CREATE TRIGGER has_no_statuses BEFORE DELETE ON authority
     FOR EACH ROW EXECUTE FUNCTION authority_has_no_statuses();
 
 -- Every row pays for this index and nobody asks it: the audit reads whole authorities in order.
-DROP INDEX status_change_batch;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- What CRLs an authority's statuses come from
@@ -395,7 +375,7 @@ $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Rights
 
-REVOKE EXECUTE ON FUNCTION authority_is_there(), authority_has_no_statuses(), open_bulk(integer), demand_own_tables(),
+REVOKE EXECUTE ON FUNCTION authority_has_no_statuses(), open_bulk(integer), demand_own_tables(),
     staged_authorities(),
     plan_crl(integer, bytea, boolean, timestamptz), plan_issued(integer), apply_plan(integer, text, integer),
     record_crl(integer, bytea, boolean, bytea, timestamptz, timestamptz, bytea, bigint, text, text) FROM PUBLIC;
