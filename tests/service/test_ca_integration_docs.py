@@ -44,7 +44,7 @@ async def test_a_cas_script_announces_and_publishes(database_url: str, tmp_path:
         )
         said, _ = await shell.communicate()
         assert shell.returncode == 0, said.decode()
-        first, imported, second, nothing_new = said.decode().splitlines()
+        first, imported, second, nothing_new = filter(None, said.decode().splitlines())
         assert first == second
         assert "imported" in imported
         assert "nothing new" in nothing_new

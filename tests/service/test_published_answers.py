@@ -82,7 +82,7 @@ async def test_caches_may_keep_it(root: Root) -> None:
 
 async def test_no_cache_keeps_it_beyond_its_time(root: Root) -> None:
     """Near the end of an answer, and where the next one begins, max-age is what is left and no more."""
-    begin = NOW - 7 * DAY + timedelta(minutes=5)
+    begin = datetime.now(UTC).replace(microsecond=0) - 7 * DAY + timedelta(minutes=5)
     await root.take(await hold(root.room, begin=begin, days=14, answers='period = "P7D"'))
     reply = await root.ask(root.room.good)
     seconds = int(reply.headers["Cache-Control"].split("=")[1].split(",")[0])

@@ -39,6 +39,7 @@ _UNAVAILABLE = (
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidAuthorizationSpecificationError,  # a password changed under a running pool
     asyncpg.InterfaceError,  # pool or connection closed
+    asyncpg.InternalClientError,  # what asyncpg says of a connection that broke between two queries
 )
 
 
