@@ -185,6 +185,12 @@ class AnswerCache:
 
     def remember(self, certificate: Certificate, status: StatusRecord) -> None:
         """Remember what the store said of a certificate."""
+        there = self._statuses.get(certificate)
+        if there is not None:
+            if there.status == status:
+                return
+            # Somebody may hold on to it, and `drop` ends only what is remembered.
+            there.current = False
         if len(self._statuses) >= _REMEMBERED_STATUSES:
             for oldest in list(islice(self._statuses, _REMEMBERED_STATUSES // 8)):
                 self._statuses.pop(oldest).current = False

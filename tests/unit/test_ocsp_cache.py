@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,25 @@ def test_statuses_stand_until_they_may_have_changed() -> None:
         end()
         assert not standing.current
         assert cache.standing(ONE) is None
+
+
+def test_a_status_that_two_looked_up_at_once_falls_for_both() -> None:
+    """Two requests may look the same certificate up side by side and both remember it. Whoever holds on to the first
+    standing must learn of a change as well: a *good* was once given from it after the revocation.
+    """
+    cache = AnswerCache(10)
+    cache.remember(ONE, record(ONE))
+    first = cache.standing(ONE)
+    assert first is not None
+    cache.remember(ONE, record(ONE))
+    second = cache.standing(ONE)
+    assert second is not None
+    cache.remember(ONE, replace(record(ONE), version=record(ONE).version + 1))
+    third = cache.standing(ONE)
+    assert third is not None
+    assert (first.current, second.current, third.current) == (False, False, True)
+    cache.drop(ONE)
+    assert not any(standing.current for standing in (first, second, third))
 
 
 def test_remembered_statuses_are_bounded() -> None:
