@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lakthan import der
 from lakthan.store.records import CertStatus
 from lakthan_registry.problems import Problem
 from lakthan_registry.tls import client_certificate
@@ -138,8 +139,9 @@ class Authenticator:
         return Caller(credential, "api certificate", problem)
 
     async def _check_own_status(self, view: CertificateView) -> None:
+        serial_number = der.Reader(view.serial_number).content(der.INTEGER)
         for authority in await self._issuers_of(view):
-            status = await self._status_of(authority.id, _serial_content(view))
+            status = await self._status_of(authority.id, serial_number)
             revoked = status is not None and status.cert_status is CertStatus.REVOKED
             if revoked or authority.revocation_time is not None:
                 raise Problem(
@@ -147,10 +149,6 @@ class Authenticator:
                     f"the certificate {view.name} is on record here as revoked, or its authority is",
                     hint="get a new client certificate and have the registrar bind it to a credential",
                 )
-
-
-def _serial_content(view: CertificateView) -> bytes:
-    return view.serial_number[2 if view.serial_number[1] < 0x80 else 3 :]
 
 
 def _standing(credential: Credential) -> Problem | None:

@@ -76,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def following(url: str, *, bound: timedelta = BOUND) -> AsyncIterator[Consumer]:
+async def following(url: str) -> AsyncIterator[Consumer]:
     """A feed that runs on the database, and its consumer."""
     consumer = Consumer()
 
@@ -91,7 +91,7 @@ async def following(url: str, *, bound: timedelta = BOUND) -> AsyncIterator[Cons
         on_ready=consumer.on_ready,
         on_lost=consumer.on_lost,
         heartbeat=HEARTBEAT,
-        bound=bound,
+        bound=BOUND,
     )
     task = asyncio.create_task(consumer.feed.run())
     try:
@@ -397,8 +397,7 @@ async def test_under_a_storm_of_losses_no_change_is_missed_while_trusted(
     writer = ChangeWriter(await open_as("lakthan_registry"))
     serials = [bytes([1 + number // 100, number % 100]) for number in range(120)]
     await writer.record([ChangeRequest(authority_id, serial, Change.ISSUE) for serial in serials], "test")
-    # Long enough that nothing but the storm breaks a connection, on a machine that is busy with other things.
-    async with following(database_url, bound=timedelta(seconds=10)) as consumer:
+    async with following(database_url) as consumer:
         await until(lambda: trusted(consumer))
         for number, serial in enumerate(serials):
             if number % 20 == 10:

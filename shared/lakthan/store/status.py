@@ -15,10 +15,10 @@ from lakthan.errors import StoreUnavailable
 from lakthan.store.pool import unavailable_as_such
 from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, CRLSource, StatusRecord
 
-_MOST_QUERIES = 2
-
 if TYPE_CHECKING:
     import asyncpg
+
+_MOST_QUERIES = 2
 
 
 class StatusReader:

@@ -25,8 +25,6 @@ $$;
 CREATE TRIGGER has_no_statuses BEFORE DELETE ON authority
     FOR EACH ROW EXECUTE FUNCTION authority_has_no_statuses();
 
--- Every row pays for this index and nobody asks it: the audit reads whole authorities in order.
-
 -- ---------------------------------------------------------------------------------------------------------------
 -- What CRLs an authority's statuses come from
 
