@@ -59,9 +59,20 @@ def test_pip_gets_what_uv_gets(run_script: ModuleType, *, dev: bool) -> None:
     exported = subprocess.run(
         [need("uv"), "export", "--quiet", *options], cwd=CHECKOUT, check=True, capture_output=True, text=True
     ).stdout
-    ours = pinned(run_script.requirements(dev=dev))
+    ours = pinned(run_script.requirements("dev" if dev else None))
     assert ours == pinned(exported)
     assert all(hashes for _, hashes in ours.values())
+
+
+def test_what_builds_the_image(run_script: ModuleType) -> None:
+    """`./run requirements build` is what uv exports of that group, and needs no environment; a wrong group is named."""
+    options = ["--frozen", "--no-emit-project", "--only-group=build"]
+    exported = subprocess.run(
+        [need("uv"), "export", "--quiet", *options], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout
+    assert pinned(run("requirements", "build").stdout) == pinned(exported)
+    assert pinned(run("requirements").stdout) == pinned(run_script.requirements())
+    assert "no group 'biuld'" in run("requirements", "biuld").stderr
 
 
 def test_uv_is_pinned(run_script: ModuleType) -> None:
@@ -73,7 +84,7 @@ def test_help_lists_every_command() -> None:
     """`./run` alone explains itself."""
     done = run()
     assert done.returncode == 0
-    for command in ("demo", "lakthan", "test", "check", "fix", "bench", "fuzz", "endure"):
+    for command in ("demo", "lakthan", "test", "check", "fix", "bench", "fuzz", "endure", "image", "requirements"):
         assert f"\n  {command} " in done.stdout
 
 

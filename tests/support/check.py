@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[2]
 CHECKS = {
     "style": ["ruff", "check", "--no-fix"],
     "format": ["ruff", "format", "--check"],
-    "types": ["mypy", "run", "shared", "services", "tests"],
+    "types": ["mypy", "run", "shared", "services", "tests", "image"],
     "layers": ["lint-imports"],
     # Not by its name on PATH: it is ours.
     "conformance": [sys.executable, "-P", "-m", "support.conformance"],

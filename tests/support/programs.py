@@ -16,6 +16,7 @@ import pytest
 # Program → the Debian package that has it. A program that is not listed here cannot be asked for.
 PACKAGES = {
     "apache2": "apache2-bin",
+    "buildah": "buildah",
     "certtool": "gnutls-bin",
     "cfssl": "golang-cfssl",
     "cfssljson": "golang-cfssl",
@@ -23,6 +24,7 @@ PACKAGES = {
     "curl": "curl",
     "easyrsa": "easy-rsa",
     "faketime": "faketime",
+    "gcc": "gcc, with libc6-dev",
     "git": "git",
     "gnutls-cli": "gnutls-bin",
     "go": "golang-go, with golang-golang-x-crypto-dev",
@@ -38,6 +40,8 @@ PACKAGES = {
     "p11-kit": "p11-kit, with p11-kit-modules",
     "pdfsig": "poppler-utils",
     "pkcs11-tool": "opensc",
+    "podman": "podman",
+    "runc": "runc",
     "setpriv": "util-linux",
     "softhsm2-util": "softhsm2",
     "unshare": "util-linux",
