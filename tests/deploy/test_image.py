@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -16,22 +15,13 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
 from deploy.test_bare_demo import READY, ask_ocsp, ask_tsa
-from support.image import TAG, Images, temporary_images
-from support.programs import need_root
+from support.image import TAG, Images
 
 pytestmark = pytest.mark.timeout(600)
 
 _LARGEST_MB = 450
 # What the schema of CycloneDX refers to.
 _BESIDE = ("spdx.SNAPSHOT.schema.json", "jsf-0.82.SNAPSHOT.schema.json")
-
-
-@pytest.fixture(scope="module")
-def images() -> Iterator[Images]:
-    """The image of this checkout."""
-    need_root()
-    with temporary_images() as built:
-        yield built
 
 
 def test_no_tools_and_no_rights(images: Images) -> None:

@@ -22,6 +22,9 @@ CHECKS = {
     "layers": ["lint-imports"],
     # Not by its name on PATH: it is ours.
     "conformance": [sys.executable, "-P", "-m", "support.conformance"],
+    "image": ["hadolint", "Dockerfile"],
+    "manifests": ["yamllint", "--strict", "k8s"],
+    "shell": ["shellcheck", ".ci/run", "tests/deploy/enter_root.sh"],
     "lock file": ["uv", "lock", "--check", "--offline"],
 }
 
