@@ -44,6 +44,7 @@ PACKAGES = {
     "kubectl": "kubectl, of Kubernetes",
     "kubernetes-validate": "none in Debian; the dev environment of ./run has it",
     "podman": "podman",
+    "promtool": "prometheus",
     "runc": "runc",
     "setpriv": "util-linux",
     "softhsm2-util": "softhsm2",

@@ -1,0 +1,174 @@
+"""The alert rules: promtool makes each one fire, and keeps it silent when nothing is wrong; each has a runbook."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+import yaml
+
+from deploy.manifests import K8S
+from lakthan_cli.__main__ import main
+from support.programs import need
+
+_DOCS = K8S.parent / "docs"
+_RULES = yaml.safe_load((K8S / "components" / "monitoring" / "rules.yaml").read_text())["spec"]
+_ALERTS = {rule["alert"]: rule for group in _RULES["groups"] for rule in group["rules"] if "alert" in rule}
+_RECORDS = {rule["record"] for group in _RULES["groups"] for rule in group["rules"] if "record" in rule}
+_DAY = 86400
+
+
+class Case(NamedTuple):
+    """Series with values for each minute, promtool's way to write them: `a+bxn` grows by b, n times."""
+
+    firing: dict[str, str]
+    silent: dict[str, str]
+    at: str = "30m"
+
+
+def _budget(series: str, answered: str, unanswered: str, at: str, bad: int) -> Case:
+    """Of 10,000 requests a minute so many get no answer, or two do."""
+
+    def of(count: int) -> dict[str, str]:
+        return {
+            f'{series}{{outcome="{answered}"}}': f"0+{10_000 - count}x600",
+            f'{series}{{outcome="{unanswered}"}}': f"0+{count}x600",
+        }
+
+    return Case(of(bad), of(2), at)
+
+
+def _gauge(series: str, firing: float, silent: float) -> Case:
+    return Case({series: f"{firing}x120"}, {series: f"{silent}x120"}, "90m")
+
+
+def _grows(series: str) -> Case:
+    return Case({series: "0+1x60"}, {series: "5x60"})
+
+
+def _quantile(series: str, slow: str, quick: str) -> Case:
+    """A hundred requests a minute, of which ten are slow, or none is."""
+    return Case(
+        {
+            f'{series}{{le="{quick}"}}': "0+90x60",
+            f'{series}{{le="{slow}"}}': "0+100x60",
+            f'{series}{{le="+Inf"}}': "0+100x60",
+        },
+        {
+            f'{series}{{le="{quick}"}}': "0+100x60",
+            f'{series}{{le="{slow}"}}': "0+100x60",
+            f'{series}{{le="+Inf"}}': "0+100x60",
+        },
+    )
+
+
+_OCSP, _TSA = "lakthan_ocsp_requests_total", "lakthan_tsa_requests_total"
+CASES = {
+    "OCSPBudgetBurnsFast": _budget(_OCSP, "successful", "tryLater", "65m", 200),
+    "OCSPBudgetBurns": _budget(_OCSP, "successful", "internalError", "390m", 80),
+    "OCSPAbsent": Case({"up": "1x60"}, {"lakthan_ocsp_feed_trusted": "1x60"}),
+    "OCSPFeedLost": _gauge("lakthan_ocsp_feed_trusted", 0, 1),
+    "OCSPRevocationsSlow": _quantile("lakthan_ocsp_revocation_to_served_seconds_bucket", "2.5", "0.05"),
+    "OCSPSlow": _quantile("lakthan_ocsp_request_seconds_bucket", "0.5", "0.005"),
+    "OCSPResponderCertificateEnds": _gauge(
+        'lakthan_ocsp_responder_not_after_timestamp_seconds{authority="a"}', 3 * _DAY, 30 * _DAY
+    ),
+    "OCSPResponderToBeRenewed": _gauge('lakthan_ocsp_responder_to_be_renewed{authority="a"}', 1, 0),
+    "OCSPAuthorityWithoutResponder": _grows('lakthan_ocsp_unauthorized_total{cause="no responder"}'),
+    "OCSPPublishedAnswersEnd": _gauge(
+        'lakthan_ocsp_published_until_timestamp_seconds{authority="root"}', 7 * _DAY, 60 * _DAY
+    ),
+    "OCSPEdgeCut": _gauge("lakthan_ocsp_copy_age_seconds", 300, 1),
+    "TSABudgetBurnsFast": _budget(_TSA, "granted", "systemFailure", "65m", 200),
+    "TSABudgetBurns": _budget(_TSA, "granted", "timeNotAvailable", "390m", 80),
+    "TSAAbsent": Case({"up": "1x60"}, {'lakthan_tsa_clock_state{state="in sync"}': "1x60"}),
+    "TSAClockOut": _gauge('lakthan_tsa_clock_state{state="out of sync"}', 1, 0),
+    "TSAClockSoonOut": _gauge('lakthan_tsa_clock_state{state="soon out of sync"}', 1, 0),
+    "TSASelfCheckFailed": _grows("lakthan_tsa_self_check_failures_total"),
+    "TSAUnitFrozen": _gauge('lakthan_tsa_unit_frozen{unit="2026"}', 1, 0),
+    "TSAKeyEnds": _gauge('lakthan_tsa_key_not_after_timestamp_seconds{unit="2026"}', 10 * _DAY, 90 * _DAY),
+    "KeyCircuitOpen": _gauge('lakthan_tsa_key_circuit_open{key="pkcs11:token=prod"}', 1, 0),
+    "KeyListProblem": _gauge('lakthan_ocsp_key_list_problem{authority="a"}', 1, 0),
+    "WorkerRestarts": _grows('lakthan_worker_restarts_total{worker="0"}'),
+    "CRLOverdue": _gauge('lakthan_registry_crl_overdue{authority="a",url="http://a/a.crl"}', 1, 0),
+    "CRLAndOCSPDiffer": _gauge('lakthan_registry_crl_ocsp_differences{authority="a",age="alarm"}', 3, 0),
+    "SomebodyTriesWhatIsNotHis": _grows('lakthan_registry_refusals_total{problem="wrong-authority"}'),
+    "ClientCRLEnds": _gauge(
+        'lakthan_registry_client_crl_next_update_timestamp_seconds{issuer="CN=a"}', _DAY / 2, 30 * _DAY
+    ),
+}
+
+
+def test_every_alert_has_a_case() -> None:
+    """No alert comes without its test."""
+    assert sorted(CASES) == sorted(_ALERTS)
+
+
+@pytest.mark.parametrize("name", sorted(_ALERTS))
+def test_fires_and_does_not(name: str, tmp_path: Path) -> None:
+    """What is wrong fires exactly this alert; the same series with healthy values fires it not."""
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(_RULES))
+    case = CASES[name]
+    expression = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+    tests = [
+        {
+            "name": said,
+            "interval": "1m",
+            "input_series": [{"series": each, "values": values} for each, values in series.items()],
+            "promql_expr_test": [{"expr": expression, "eval_time": case.at, "exp_samples": samples}],
+        }
+        for said, series, samples in (
+            ("fires", case.firing, [{"labels": "{}", "value": 1}]),
+            ("is silent", case.silent, []),
+        )
+    ]
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        [need("promtool"), "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_series_exist() -> None:
+    """Every series that a rule reads is one of docs/metrics.md, which a test compares with the running services."""
+    documented = set(re.findall(r"`(lakthan_\w+)`", (_DOCS / "metrics.md").read_text()))
+    for group in _RULES["groups"]:
+        for rule in group["rules"]:
+            for series in set(re.findall(r"lakthan_[\w:]+", rule["expr"])) - _RECORDS:
+                assert series in documented or series.removesuffix("_bucket") in documented, series
+
+
+@pytest.mark.parametrize("name", sorted(_ALERTS))
+def test_has_a_runbook(name: str) -> None:
+    """Who is woken finds a heading of the alert's name, with what it means, where to look and what to do."""
+    page, _, anchor = _ALERTS[name]["annotations"]["runbook"].partition("#")
+    assert anchor == name.lower()
+    text = (K8S.parent / page).read_text()
+    _, heading, rest = text.partition(f"## {name}\n")
+    assert heading, f"{page} has no ## {name}"
+    section = rest.split("\n## ")[0]
+    assert all(word in section for word in ("**It means**", "**Look**", "**Do**")), name
+    assert _ALERTS[name]["labels"]["severity"] in {"page", "ticket"}
+
+
+def test_commands_of_the_runbooks_exist() -> None:
+    """At three in the morning every command that a page names is one that the program has, options included."""
+    pages = [path.read_text() for path in (_DOCS / "runbooks").glob("*.md")]
+    commands = {each for page in pages for each in re.findall(r"`lakthan ([a-z][^`]*)`", page)}
+    assert commands
+    for spelled in sorted(commands):
+        command: click.Command = main
+        words = spelled.split()
+        with click.Context(main) as context:
+            while isinstance(command, click.Group):
+                found = command.get_command(context, words.pop(0))
+                assert found is not None, spelled
+                command = found
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, spelled
