@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.errors import ConfigError
@@ -16,16 +18,17 @@ from lakthan_tsa.app import Edge, Gate, Gates, Words
 from lakthan_tsa.clock_opening import open_guard
 from lakthan_tsa.credentials import Credentials
 from lakthan_tsa.metrics import TSAMetrics
-from lakthan_tsa.opening import make_profiles, open_unit
+from lakthan_tsa.opening import listed_units, make_profiles, open_keys
 from lakthan_tsa.quick import Short
 from lakthan_tsa.quota import Quota
 from lakthan_tsa.recorder import Recorder
 from lakthan_tsa.service import TSAService
 
 if TYPE_CHECKING:
-    from lakthan.config import Config, TSAConfig
+    from lakthan.config import ApprovalConfig, Config, TSAConfig
+    from lakthan.keys.key_ring import KeyRing
     from lakthan.web.process import UntilAsked
-    from lakthan_tsa.profiles import Profile
+    from lakthan_tsa.profiles import Profile, Unit
 
 
 async def serve(config: Config, until_asked: UntilAsked) -> None:
@@ -35,11 +38,11 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     settings = config.tsa
     metrics = TSAMetrics()
     async with AsyncExitStack() as stack:
-        units = {}
-        for name, unit in settings.units.items():
-            units[name] = await open_unit(name, unit)
-            stack.push_async_callback(units[name].identity.signer.aclose)
-        profiles = make_profiles(settings, units)
+        rings = await _open_keys(settings, config.approval, stack)
+        profiles = make_profiles(settings, {ring.name: listed_units(ring)[0] for ring in rings})
+        for ring in rings:
+            for profile in profiles:
+                profile.use_units(ring.name, listed_units(ring))
         gates = Gates(_gates(settings, profiles, stack))
         pool = await open_pool(
             settings.database.url,
@@ -64,9 +67,12 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             metrics=metrics,
             self_check=settings.self_check,
         )
+        metrics.watch_keys(rings)
         service.freeze(await tokens.frozen())
         await service.open()
         run_alongside(stack, recorder.watch())
+        for ring in rings:
+            run_alongside(stack, ring.watch(partial(_keys_changed, ring, service)))
         run_alongside(stack, service.follow_freezes(tokens.frozen))
         admin = await open_admin(
             admin_application(metrics.registry, service.problems), settings.admin_host, settings.admin_port
@@ -87,6 +93,25 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             )
         log.info("serving timestamps", host=settings.host, port=front.port, admin_port=admin.port)
         await until_asked(front.port, admin.port)
+
+
+async def _open_keys(
+    settings: TSAConfig, approval: ApprovalConfig | None, stack: AsyncExitStack
+) -> list[KeyRing[Unit]]:
+    """All at the same time, because an HSM or a cloud that is away takes seconds to be found so."""
+    opening = [open_keys(name, unit, approval) for name, unit in settings.units.items()]
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    rings = [ring for ring in opened if not isinstance(ring, BaseException)]
+    for ring in rings:
+        stack.push_async_callback(ring.aclose)
+    for error in opened:
+        if isinstance(error, BaseException):
+            raise error
+    return rings
+
+
+async def _keys_changed(ring: KeyRing[Unit], service: TSAService) -> None:
+    service.use_units(ring.name, listed_units(ring))
 
 
 def _gates(settings: TSAConfig, profiles: list[Profile], stack: AsyncExitStack) -> list[Gate]:

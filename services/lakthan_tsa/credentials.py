@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import tomllib
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class Credentials:
             case "basic":
                 try:
                     user, _, secret = base64.b64decode(value.strip(), validate=True).partition(b":")
-                except binascii.Error:
+                except ValueError:  # no Base64, or not even ASCII
                     return None
                 client = self._clients.get(_hash(secret))
                 return client if client is not None and client.name.encode() == user else None

@@ -6,20 +6,24 @@ the series when somebody reads them.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.registry import Collector
 
+from lakthan.keys.metrics import KeyMetrics
+from lakthan.keys.ring_metrics import KeyLife, RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
 from lakthan_tsa.clock.quorum import STANDINGS, NTPQuorum
 from lakthan_tsa.clock_guard import ClockState
 from lakthan_tsa.syntax import PKIFailureInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from lakthan.keys.key_ring import KeyRing
     from lakthan_tsa.clock_guard import ClockGuard
     from lakthan_tsa.profiles import Profile, Unit
     from lakthan_tsa.self_check import SelfCheck
@@ -45,6 +49,8 @@ class TSAMetrics:
         self._tallies: list[tuple[Tally, Counter]] = []
         self.registry.register(_Before(self._bring_in))  # the first, so that the others give what it brings in
         ProcessCollector(registry=self.registry)
+        KeyMetrics("lakthan_tsa", self.registry)
+        self._keys = RingMetrics("lakthan_tsa", "unit", self.registry)
         requests = Counter(
             "lakthan_tsa_requests",
             "Requests answered, by outcome: granted, or the PKIFailureInfo of the rejection.",
@@ -186,11 +192,20 @@ class TSAMetrics:
                     self.ntp_servers.labels(standing).set_function(partial(source.how_many, standing))
 
     def watch_units(self, units: Iterable[Unit]) -> None:
-        """Show how long each unit may stamp, and whether it is frozen."""
+        """Show how long each unit may stamp, with the last key of its list, and whether one of them is frozen."""
+        by_name: dict[str, list[Unit]] = {}
         for unit in units:
-            self.certificate_not_after.labels(unit.name).set(unit.identity.view.not_after.timestamp())
-            self.key_not_after.labels(unit.name).set(unit.usage.not_after.timestamp())
-            self.frozen.labels(unit.name).set_function(partial(getattr, unit, "frozen"))
+            by_name.setdefault(unit.name, []).append(unit)
+        for name, those in by_name.items():
+            ends = max(unit.identity.view.not_after for unit in those)
+            self.certificate_not_after.labels(name).set(ends.timestamp())
+            self.key_not_after.labels(name).set(max(_end(unit) for unit in those).timestamp())
+            self.frozen.labels(name).set_function(partial(_any_frozen, those))
+
+    def watch_keys(self, rings: Sequence[KeyRing[Unit]]) -> None:
+        """Show which keys there are, and what is wrong with the key lists."""
+        self._keys.lives = partial(_lives, rings)
+        self._keys.problems = lambda: [(ring.name, ring.problem) for ring in rings if ring.path is not None]
 
     def watch_check(self, unit: str, check: SelfCheck) -> None:
         """Show how much the last look at a unit's tokens looks at."""
@@ -200,6 +215,26 @@ class TSAMetrics:
         """Show how long the tokens of each profile get."""
         for profile in profiles:
             self.token_octets.labels(profile.name).set(profile.token_octets)
+
+
+def _end(unit: Unit) -> datetime:
+    return unit.usage.not_after if unit.listed is None else min(unit.usage.not_after, unit.listed.not_after)
+
+
+def _any_frozen(units: Sequence[Unit]) -> bool:
+    return any(unit.frozen for unit in units)
+
+
+def _lives(rings: Sequence[KeyRing[Unit]]) -> list[KeyLife]:
+    """Every key, for as long as its privateKeyUsagePeriod lets it; of each unit the newest that may stamp does."""
+    now, lives = datetime.now(UTC), []
+    for ring in rings:
+        stamping = next((key.made for key in ring.held if key.made.may_stamp(now)), None)
+        for key in ring.held:
+            begins = max(key.begins, key.made.usage.not_before)
+            ends = min(key.ends, key.made.usage.not_after)
+            lives.append(KeyLife(ring.name, key.sha256[:16], begins, ends, key.made is stamping))
+    return lives
 
 
 class _Before(Collector):

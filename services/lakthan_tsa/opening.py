@@ -6,20 +6,27 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import ConfigError
 from lakthan.identity import Identity
+from lakthan.keys.key_ring import KeyRing, open_ring
 from lakthan_tsa.authority import TokenTemplate
 from lakthan_tsa.profiles import Profile, Unit
 from lakthan_tsa.syntax import ACCEPTED_HASHES, by_identifier
+from lakthan_tsa.unit import UsagePeriod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from lakthan.config import TSAConfig, TSAProfileConfig, UnitConfig
+    from lakthan.config import ApprovalConfig, KeyURI, TSAConfig, TSAProfileConfig, UnitConfig
+    from lakthan.keys.key_list import Found
+    from lakthan.keys.key_ring import Role
 
+ROLE: Role = "time-stamping unit"
 _BEST_PRACTICE = "0.4.0.2023.1.1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASHES = {algorithm.label: algorithm for algorithm in HashAlgorithm if algorithm in ACCEPTED_HASHES}
@@ -27,14 +34,63 @@ _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-async def open_unit(name: str, config: UnitConfig) -> Unit:
-    """Open the key of a unit and check its certificate. Raises `ConfigError`. The caller closes the signer."""
-    identity = await Identity.open(config.certificate, config.key, chain=config.chain)
+async def open_keys(
+    name: str, config: UnitConfig, approval: ApprovalConfig | None = None, *, late: bool = True
+) -> KeyRing[Unit]:
+    """The keys of a unit, each as a unit of that name: those of its list, or its only one.
+
+    Raises `ConfigError`. The caller closes the ring. `late`: a key may be away at
+    first (`Identity.open`).
+    """
+    if config.keys is None:
+        only = await open_unit(name, config, late=late)
+        ring: KeyRing[Unit] = KeyRing(ROLE, name, None, _never, _close)
+        ring.hold(only.identity.view, only)
+        return ring
+    if config.certificate is not None or config.key is not None:
+        raise ConfigError(f"unit {name!r}: give a key list, or a certificate and its key, not both")
+    return await open_ring(
+        ROLE, name, config.keys, partial(open_listed, name, config), _close, approval=approval, late=late
+    )
+
+
+def listed_units(ring: KeyRing[Unit]) -> list[Unit]:
+    """The units of a ring, the newest first, each bound to what its list says."""
+    for key in ring.held:
+        if ring.path is not None:
+            key.made.listed = UsagePeriod(key.begins, key.stops)
+    return [key.made for key in ring.held]
+
+
+async def open_unit(name: str, config: UnitConfig, *, late: bool = False) -> Unit:
+    """Open the key of a unit and check its certificate. Raises `ConfigError`. The caller closes the signer. `late`: see
+    `Identity.open`.
+    """
+    if config.certificate is None or config.key is None:
+        raise ConfigError(f"unit {name!r}: give its certificate and key, or its key list")
+    return await _open(name, config.certificate, config.key, config.chain, late=late)
+
+
+async def open_listed(name: str, config: UnitConfig, found: Found) -> Unit:
+    """The unit that a key of a list makes, checked in the same way; its chain may be another. Raises `ConfigError`."""
+    return await _open(name, found.certificate, found.key, found.chain or config.chain, late=found.late)
+
+
+async def _open(name: str, certificate: Path, key: KeyURI, chain: Path | None, *, late: bool) -> Unit:
+    identity = await Identity.open(certificate, key, chain=chain, late=late)
     try:
         return Unit.of(name, identity)
     except ConfigError:
         await identity.signer.aclose()
         raise
+
+
+async def _never(_found: Found) -> Unit:
+    raise ConfigError("there is no key list")
+
+
+async def _close(unit: Unit) -> None:
+    await unit.identity.signer.aclose()
 
 
 def make_profiles(config: TSAConfig, units: Mapping[str, Unit]) -> list[Profile]:
@@ -65,6 +121,8 @@ def _profile(name: str, settings: TSAProfileConfig, units: Mapping[str, Unit], c
         frozenset({stampers[0][1].policy}),
         hashes,
         stampers,
+        partial(_template, settings=settings),
+        tuple(settings.units),
         settings.require_nonce,
     )
 

@@ -1,8 +1,8 @@
 """The short way of a request: from the wire's octets to the wire's octets, without task, request object or headers.
 
 A profile that serves everybody is served here; where credentials are asked for, aiohttp reads the request. A token of a
-quick key is made in the turn of the loop in which its request came, and leaves after the commit; for everything else a
-task waits. What is said is `app.Words` either way; here it is only put into octets, the same that aiohttp would write.
+key in this process needs no task (`TSAService.begin`) and leaves after the commit; for everything else a task waits.
+What is said is `app.Words` either way; here it is only put into octets, the same that aiohttp would write.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.store.tokens import TSUFrozen
-from lakthan.web.wire import LATER, Connection, Head, date_and_server, response_head
+from lakthan.web.response_heads import date_and_server, response_head
+from lakthan.web.wire import LATER, Connection, Head
 from lakthan_tsa.app import LARGEST_BODY, REPLY, is_authenticode, is_something_else, media_type_of, network_of
 
 if TYPE_CHECKING:

@@ -1,17 +1,14 @@
 """Group commit: a token is on durable record before it leaves the house, and that costs one commit for many tokens.
 
-Promises: nobody hears that a record is there before it is committed. Whatever arrives while one commit runs goes into
-the next. A commit that fails, fails for exactly those who waited for it, and for all of them: the batch is one
-transaction, so none of its records is there (or, when the connection broke during COMMIT, some are, of tokens that
-nobody got: that does no harm). Nothing is tried again here, because the client asks again and gets a new serial number.
+Promises: nobody hears that a record is there before it is committed. Whatever arrives in one turn of the event loop, or
+while a commit runs, goes into one commit. A commit that fails, fails for exactly those who waited for it, and for all
+of them: the batch is one transaction, so none of its records is there (or, when the connection broke during COMMIT,
+some are, of tokens that nobody got: that does no harm). Nothing is tried again here, because the client asks again and
+gets a new serial number.
 
 A duplicate serial number is treated no differently: it must not happen, nobody in the batch is told that it was
 recorded, and the log says it. Trying the records one by one could save the others; it is not worth code that would
 never run. A frozen unit in the batch is told to everybody in it too: whoever stamped with another unit stamps again.
-
-A commit costs the same for one token as for ten. So while keys that take their time are signing (`coming`), a commit
-waits a moment for what they finish; tokens of quick keys never wait, because whatever arrives in one turn of the event
-loop is together anyway.
 
 Refuses to know: what a record says, and which database it goes to.
 """
@@ -19,7 +16,6 @@ Refuses to know: what a record says, and which database it goes to.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
@@ -27,7 +23,7 @@ from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from lakthan.store.records import TokenRecord
 
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
 _MOST_WAITING = 8192
 _MOST_IN_ONE_COMMIT = 1024
 _RETRY_SECONDS = 1.0
-# What a slow key makes in this time shares a commit; far less than its clients wait for their turn anyway.
-_GATHER_SECONDS = 0.008
 
 
 class Recorder:
@@ -57,27 +51,15 @@ class Recorder:
         committed: Committed | None = None,
         most_waiting: int = _MOST_WAITING,
         most_in_one_commit: int = _MOST_IN_ONE_COMMIT,
-        gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
         self._append = append
         self._committed = committed
         self._most_waiting = most_waiting
         self._most_in_one_commit = most_in_one_commit
-        self._gather_seconds = gather_seconds
-        self._coming = 0
         self._waiting: list[tuple[TokenRecord, Told]] = []
         self._commits: asyncio.Task[None] | None = None
         self._closed = False
         self.problem = ""
-
-    @contextmanager
-    def coming(self) -> Iterator[None]:
-        """While a token is being made that will be recorded, by a key that takes its time."""
-        self._coming += 1
-        try:
-            yield
-        finally:
-            self._coming -= 1
 
     def submit(self, record: TokenRecord, told: Told) -> None:
         """Put `record` into the next commit; `told` hears of it, with one of the errors of `record` or with None.
@@ -137,8 +119,6 @@ class Recorder:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
-                if self._coming and not self._closed:
-                    await asyncio.sleep(self._gather_seconds)
                 batch = self._waiting[: self._most_in_one_commit]
                 del self._waiting[: self._most_in_one_commit]
                 await self._commit(batch)

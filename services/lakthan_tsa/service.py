@@ -3,10 +3,10 @@
 Promises: a token leaves only after it was read again (`self_check`), and after its record is durable. The checks stand
 in the order of what they cost and whose fault it is: the request, the clock, the unit, the signature, the record.
 
-There are two ways through the same steps. `begin` runs them at once, in the event loop's turn in which the request
-came, where the unit's key signs in less time than a switch of tasks takes; all that it waits for is the commit that
-many tokens share. `answer` waits for everything: keys in devices, slow algorithms, a new epoch of serial numbers, a
-unit that was frozen in this very moment.
+There are two ways through the same steps. `begin` needs no task: a key that signs in less time than a switch of tasks
+takes does so in the event loop's turn in which the request came, a slower one in a thread, and those who wait hear of
+the commit that many tokens share. `answer` waits for everything: keys in devices, a new epoch of serial numbers, a unit
+that was frozen in this very moment.
 
 It turns no failure into octets: `Rejection` and the errors of `lakthan.errors` go up to the HTTP edge, which knows the
 protocol's word for each.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerUnusable, StoreUnavailable, TimeNotAvailable
-from lakthan.keys import sign_at_once
+from lakthan.keys import sign_at_once, sign_later
 from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
@@ -44,17 +44,23 @@ if TYPE_CHECKING:
     from lakthan_tsa.self_check import Mode
     from lakthan_tsa.syntax import TimeStampReq
 
+    # Called once: with the TimeStampResp that grants a token, or with the reason why there is none.
+    Told = Callable[[bytes | Exception], None]
+
 _FREEZES_SECONDS = 1.0
 # Every time round, a unit turned out to be frozen in the very moment of recording.
 _ATTEMPTS = 3
 
 
 class _AtWork(NamedTuple):
-    """What a unit needs besides its certificate. `sign_at_once`: None when its key takes its time."""
+    """What a unit needs besides its certificate. `sign_at_once` is None when its key takes its time, and `sign_later`
+    when it does not, or is in a device.
+    """
 
     serials: SerialNumbers
     check: SelfCheck
     sign_at_once: Callable[[bytes], bytes] | None
+    sign_later: Callable[[bytes, Told], None] | None
     sign_seconds: Series
     tokens: Tally
 
@@ -66,6 +72,17 @@ class _Choice(NamedTuple):
     unit: Unit
     template: TokenTemplate
     at_work: _AtWork
+
+
+class _Unsigned(NamedTuple):
+    """A token whose signature is being made. `started` in seconds of `perf_counter`."""
+
+    request: TimeStampReq
+    profile: Profile
+    choice: _Choice
+    serial_number: bytes
+    draft: Draft
+    started: float
 
 
 @dataclass(slots=True)
@@ -100,25 +117,42 @@ class TSAService:
             profile: RequestReader(offered_policies=profile.offered_policies, hashes=profile.hashes)
             for profile in profiles
         }
-        self._units = {unit.tsu: unit for profile in profiles for unit, _ in profile.stampers}
-        self._at_work = {
-            unit: _AtWork(
-                SerialNumbers(partial(lease_epoch, unit.tsu)),
-                SelfCheck(unit.identity, self_check),
-                sign_at_once(unit.identity.signer),
-                metrics.sign_seconds.labels(unit.name),
-                metrics.tokens(unit.name),
-            )
-            for unit in self._units.values()
-        }
         self._clock = clock
+        self._lease_epoch = lease_epoch
         self._recorder = recorder
         self._metrics = metrics
+        self._self_check: Mode = self_check
+        self._units: dict[str, Unit] = {}
+        self._at_work: dict[Unit, _AtWork] = {}
         metrics.watch_clock(clock)
-        metrics.watch_units(self._units.values())
-        metrics.watch_profiles(profiles)
-        for unit, at_work in self._at_work.items():
-            metrics.watch_check(unit.name, at_work.check)
+        self._take_over_units()
+
+    def use_units(self, name: str, units: Sequence[Unit]) -> None:
+        """Let these units stamp, the newest first, wherever the unit of that name does; another key list says so. One
+        that is new leases its epoch for the first token.
+        """
+        for profile in self._profiles:
+            profile.use_units(name, units)
+        self._take_over_units()
+
+    def _take_over_units(self) -> None:
+        """Work with the units that the profiles have."""
+        self._units = {unit.tsu: unit for profile in self._profiles for unit, _ in profile.stampers}
+        self._at_work = {unit: self._at_work.get(unit) or self._put_to_work(unit) for unit in self._units.values()}
+        self._metrics.watch_units(self._units.values())
+        self._metrics.watch_profiles(self._profiles)
+
+    def _put_to_work(self, unit: Unit) -> _AtWork:
+        check = SelfCheck(unit.identity, self._self_check)
+        self._metrics.watch_check(unit.name, check)
+        return _AtWork(
+            SerialNumbers(partial(self._lease_epoch, unit.tsu)),
+            check,
+            sign_at_once(unit.identity.signer),
+            sign_later(unit.identity.signer),
+            self._metrics.sign_seconds.labels(unit.name),
+            self._metrics.tokens(unit.name),
+        )
 
     async def open(self) -> None:
         """Lease an epoch for every unit. Raises `StoreUnavailable`."""
@@ -139,8 +173,8 @@ class TSAService:
                 self.freeze((error.tsu,))
         raise StoreUnavailable("units were frozen while the token was being recorded")
 
-    def begin(self, encoded: bytes, profile: Profile, told: Callable[[bytes | Exception], None]) -> bool:
-        """The same without waiting: True when a token is made, and `told` will hear of it after its commit: the
+    def begin(self, encoded: bytes, profile: Profile, told: Told) -> bool:
+        """The same without a task: True when a token is on its way, and `told` will hear of it after its commit: the
         TimeStampResp, or one of the errors of `answer`, or `TSUFrozen`, after which the request goes to `answer`.
 
         False when something has to be waited for; then nothing has been done, and the request goes to `answer`.
@@ -148,27 +182,34 @@ class TSAService:
         """
         request = self._parse(encoded, profile)
         choice = self._choose(profile)
-        sign = choice.at_work.sign_at_once
-        if sign is None:
+        at_work = choice.at_work
+        if at_work.sign_at_once is None and at_work.sign_later is None:
             return False
-        serial_number = choice.at_work.serials.take_at_once(choice.reading.gen_time)
+        serial_number = at_work.serials.take_at_once(choice.reading.gen_time)
         if serial_number is None:
             return False
-        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
-        started = perf_counter()
-        signed = self._complete(
-            request,
-            profile,
-            choice,
-            drafted=drafted,
-            serial_number=serial_number,
-            started=started,
-            signature=sign(drafted.tbs),
-        )
-        self._recorder.submit(signed.record, partial(self._recorded, signed, told))
+        unsigned = self._draft(request, profile, choice, serial_number)
+        if at_work.sign_at_once is not None:
+            self._submit(unsigned, told, at_work.sign_at_once(unsigned.draft.tbs))
+        elif at_work.sign_later is not None:
+            at_work.sign_later(unsigned.draft.tbs, partial(self._signed, unsigned, told))
         return True
 
-    def _recorded(self, signed: _Signed, told: Callable[[bytes | Exception], None], error: Exception | None) -> None:
+    def _signed(self, unsigned: _Unsigned, told: Told, result: bytes | Exception) -> None:
+        """A key that takes its time has done its work, or has not."""
+        if isinstance(result, Exception):
+            told(result)
+            return
+        try:
+            self._submit(unsigned, told, result)
+        except Exception as error:  # noqa: BLE001 - whatever it was, who waits must hear it
+            told(error)
+
+    def _submit(self, unsigned: _Unsigned, told: Told, signature: bytes) -> None:
+        signed = self._complete(unsigned, signature)
+        self._recorder.submit(signed.record, partial(self._recorded, signed, told))
+
+    def _recorded(self, signed: _Signed, told: Told, error: Exception | None) -> None:
         if error is None:
             self._count(signed)
             told(granted(signed.token))
@@ -189,19 +230,8 @@ class TSAService:
         """A token that is on record."""
         choice = self._choose(profile)
         serial_number = await choice.at_work.serials.take(choice.reading.gen_time)
-        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
-        started = perf_counter()
-        with self._recorder.coming():
-            signature = await choice.unit.identity.signer.sign(drafted.tbs)
-        signed = self._complete(
-            request,
-            profile,
-            choice,
-            drafted=drafted,
-            serial_number=serial_number,
-            started=started,
-            signature=signature,
-        )
+        unsigned = self._draft(request, profile, choice, serial_number)
+        signed = self._complete(unsigned, await choice.unit.identity.signer.sign(unsigned.draft.tbs))
         try:
             await self._recorder.record(signed.record)
         except DuplicateSerial:
@@ -219,19 +249,14 @@ class TSAService:
         unit, template = stamper
         return _Choice(reading, unit, template, self._at_work[unit])
 
-    def _complete(
-        self,
-        request: TimeStampReq,
-        profile: Profile,
-        choice: _Choice,
-        *,
-        drafted: Draft,
-        serial_number: bytes,
-        started: float,
-        signature: bytes,
-    ) -> _Signed:
+    def _draft(self, request: TimeStampReq, profile: Profile, choice: _Choice, serial_number: bytes) -> _Unsigned:
+        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
+        return _Unsigned(request, profile, choice, serial_number, drafted, perf_counter())
+
+    def _complete(self, unsigned: _Unsigned, signature: bytes) -> _Signed:
         """The finished token after the last look, and what is to be recorded of it."""
         signed = perf_counter()
+        request, profile, choice, serial_number, drafted, started = unsigned
         reading, unit, template, at_work = choice
         token = drafted.seal(signature)
         try:

@@ -25,6 +25,7 @@ from lakthan.errors import ConfigError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+    from lakthan.algorithms import SignatureAlgorithm
     from lakthan.certificates import CertificateView
 
 _MLDSA_65_OCTETS = 3309  # FIPS 204, table 2
@@ -63,6 +64,16 @@ def check_unit(view: CertificateView) -> UsagePeriod:
             name = _NO_STATUS[extension.oid.dotted_string]
             raise _unfit(view, f"it carries {name}, which validators of long-term signatures refuse in a TSU")
     return _usage_period(view)
+
+
+def check_algorithm(view: CertificateView, algorithm: SignatureAlgorithm) -> None:
+    """Raise `ConfigError` for a signature that verifiers of tokens do not read. TSA-V14."""
+    if algorithm.pss:
+        raise _unfit(
+            view,
+            "verifiers of tokens (openssl ts and all that take a token for PKCS#7) do not read RSASSA-PSS; leave "
+            "x-signature=pss out of its key's URI",
+        )
 
 
 def longest_signature(public_key: PublicKeyTypes) -> int:

@@ -76,6 +76,7 @@ async def test_every_way_to_say_who_one_is(authority: Authority) -> None:
         basic("ministry", SECRET),
         basic("", SECRET),
         "Basic not-base64!",
+        "Basic ຄວາມລັບ",
         "Basic " + base64.b64encode(SECRET.encode()).decode(),
     ],
 )

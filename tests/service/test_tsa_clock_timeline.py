@@ -26,27 +26,15 @@ from rich.table import Table
 from support.ntp import NTPServer, ntp_servers
 from support.programs import need
 from support.running import samples
-from support.tsa import failure, new_unit, request_for, tst_info_of
+from support.tsa import failure, new_unit, request_for, tst_info_of, write_configuration
 
 HEADERS = {"Content-Type": "application/timestamp-query"}
 ACCURACY = timedelta(seconds=1)
-CONFIGURATION = """
-[tsa]
-port = 0
-admin_port = 0
-database.url = "{database_url}"
-[tsa.clock]
-sources = ["ntp"]
-ntp_servers = {servers}
-ntp_poll = "PT0.2S"
-holdover = "PT2S"
-recovery = "PT1S"
-[tsa.units.main]
-certificate = "tsu.pem"
-key = "file:tsu.key"
-chain = "chain.pem"
-[tsa.profiles.default]
-units = ["main"]
+CLOCK = """clock.sources = ["ntp"]
+clock.ntp_servers = {servers}
+clock.ntp_poll = "PT0.2S"
+clock.holdover = "PT2S"
+clock.recovery = "PT1S"
 """
 
 
@@ -180,10 +168,9 @@ async def scene(database_url: str, folder: Path, servers: list[NTPServer], offse
     clock.set(offset)
     for server in servers:
         server.offset = offset
-    new_unit(valid=(timedelta(hours=-1), timedelta(days=70))).write(folder)
-    path = folder / "lakthan.toml"
+    unit = new_unit(valid=(timedelta(hours=-1), timedelta(days=70)))
     addresses = json.dumps([server.address for server in servers])
-    path.write_text(CONFIGURATION.format(database_url=database_url, servers=addresses))
+    path = write_configuration(folder, database_url, unit=unit, settings=CLOCK.format(servers=addresses))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "lakthan_tsa", "--config", path, stderr=asyncio.subprocess.PIPE, env=clock.environment()
     )

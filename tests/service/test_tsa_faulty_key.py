@@ -55,17 +55,25 @@ class Device:
 
 @pytest.mark.parametrize("fault", [flips_a_bit, uses_another_key, signs_something_else, gives_nothing])
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["P-256", "RSA-3072"])
 async def test_no_bad_token_leaves(  # noqa: PLR0917 - fixtures
-    database_url: str, tmp_path: Path, open_as: OpenPool, monkeypatch: pytest.MonkeyPatch, fault: Fault, way: str
+    database_url: str,
+    tmp_path: Path,
+    open_as: OpenPool,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    way: str,
+    kind: str,
 ) -> None:
     """The client is told that the key cannot be used, nothing is on record as granted, and operators see the count.
-    When the device has come to its senses, tokens leave again. So it is on both ways that a request can take.
+    When the device has come to its senses, tokens leave again. So it is on both ways that a request can take, and with
+    keys that sign in the event loop and in threads.
 
     TSA-R9.
     """
     device = Device()
     monkeypatch.setattr(software, "_raw_sign", device.key)
-    async with running_tsa(database_url, tmp_path, new_unit(), way=way) as authority:
+    async with running_tsa(database_url, tmp_path, new_unit(kind), way=way) as authority:
         assert tst_info_of((await authority.post(request_for())).body)["version"].native == "v1"
         device.fault = fault
         for _ in range(3):

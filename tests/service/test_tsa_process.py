@@ -17,7 +17,7 @@ import aiohttp
 import asyncpg
 
 from support.programs import need
-from support.tsa import new_unit, request_for, tst_info_of
+from support.tsa import request_for, tst_info_of, write_configuration
 
 HEADERS = {"Content-Type": "application/timestamp-query"}
 
@@ -29,28 +29,6 @@ class Process:
     process: asyncio.subprocess.Process
     url: str
     log: list[dict[str, object]] = field(default_factory=list)
-
-
-def configuration(folder: Path, database_url: str) -> Path:
-    """Write everything that the process reads."""
-    new_unit().write(folder)
-    path = folder / "lakthan.toml"
-    path.write_text(
-        f"""
-        [tsa]
-        port = 0
-        admin_port = 0
-        clock.mode = "warn"
-        database.url = "{database_url}"
-        [tsa.units.main]
-        certificate = "tsu.pem"
-        key = "file:tsu.key"
-        chain = "chain.pem"
-        [tsa.profiles.default]
-        units = ["main"]
-        """
-    )
-    return path
 
 
 @asynccontextmanager
@@ -100,7 +78,7 @@ async def test_curl_and_openssl(database_url: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout + done.stderr)
 
-    async with started(configuration(tmp_path, database_url)) as tsa:
+    async with started(write_configuration(tmp_path, database_url)) as tsa:
         await run(openssl, "ts", "-query", "-data", "data", "-sha512", "-cert", "-out", "q.tsq")
         await run(curl, "-sSf", "-H", "Content-Type: application/timestamp-query", "--data-binary", "@q.tsq",
                   "-o", "r.tsr", tsa.url)  # fmt: skip
@@ -113,7 +91,7 @@ async def test_curl_and_openssl(database_url: str, tmp_path: Path) -> None:
 async def test_stop_under_load(database_url: str, tmp_path: Path) -> None:
     """When the process is asked to stop, every answer that was given is a granted token that is on record."""
     tokens: list[bytes] = []
-    async with started(configuration(tmp_path, database_url)) as tsa:
+    async with started(write_configuration(tmp_path, database_url)) as tsa:
         clients = [asyncio.create_task(ask_until_refused(tsa.url, tokens)) for _ in range(8)]
         while len(tokens) < 50:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
@@ -129,7 +107,7 @@ async def test_killed_in_mid_load(database_url: str, tmp_path: Path) -> None:
 
     TSA-T3.
     """
-    config = configuration(tmp_path, database_url)
+    config = write_configuration(tmp_path, database_url)
     tokens: list[bytes] = []
     for _ in range(3):
         enough = len(tokens) + 50
@@ -156,7 +134,7 @@ async def all_on_record(responses: list[bytes], database_url: str) -> None:
 
 async def test_wrong_configuration(tmp_path: Path) -> None:
     """A mistake ends the process at once with code 2 and one line that says what is wrong."""
-    config = configuration(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
+    config = write_configuration(tmp_path, "postgresql://nobody@127.0.0.1:1/none")
     (tmp_path / "tsu.key").unlink()
     done = await asyncio.to_thread(
         subprocess.run,

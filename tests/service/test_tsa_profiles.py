@@ -173,13 +173,15 @@ async def test_a_successor_takes_over(database_url: str, tmp_path: Path, *, new_
         assert signer_of((await authority.post(request_for())).body) == by(units["present"])
 
 
-async def test_a_freeze_under_load(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+@pytest.mark.parametrize("kind", ["P-256", "RSA-3072"])
+async def test_a_freeze_under_load(database_url: str, tmp_path: Path, open_as: OpenPool, kind: str) -> None:
     """A unit that is frozen while clients ask for tokens stamps nothing that is granted afterwards; nobody notices
-    anything but the successor's name, and both units are in the records.
+    anything but the successor's name, and both units are in the records. So it is with keys that sign in the event loop
+    and in threads.
 
     TSA-R9, TSA-K12.
     """
-    units = {"first": new_unit(), "second": new_unit()}
+    units = {"first": new_unit(kind), "second": new_unit(kind)}
     profiles = {"default": TSAProfileConfig(["first", "second"])}
     async with serving(database_url, tmp_path, units, profiles) as authority:
         signers: list[int] = []

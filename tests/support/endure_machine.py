@@ -26,23 +26,10 @@ import asyncpg
 from lakthan.store.embedded import EmbeddedPostgres
 from lakthan.store.embedded_process import postmaster_state, server_processes
 from lakthan.store.migrate import migrate
-from support.tsa import new_unit
+from support.tsa import write_configuration
 
 START_SECONDS = 60.0
 _TESTS = Path(__file__).parents[1]
-_CONFIGURATION = """
-[tsa]
-port = 0
-admin_port = 0
-clock.mode = "warn"
-database.url = "{url}"
-[tsa.units.main]
-certificate = "tsu.pem"
-key = "file:tsu.key"
-chain = "chain.pem"
-[tsa.profiles.default]
-units = ["main"]
-"""
 
 
 class Worker:
@@ -119,8 +106,7 @@ class Machine:
         """Make everything and start it."""
         self._server.start()
         asyncio.run(self._fill())
-        new_unit().write(self._folder)
-        (self._folder / "lakthan.toml").write_text(_CONFIGURATION.format(url=self._server.url("tsa")))
+        write_configuration(self._folder, self._server.url("tsa"))
         self.start_workers(range(len(self.workers)))
 
     async def _fill(self) -> None:

@@ -112,6 +112,31 @@ def new_unit(
     return Unit(issue("TSU ເວລາ", intermediate, kind=kind, extensions=extensions, valid=valid), intermediate, root)
 
 
+def write_configuration(
+    folder: Path, database_url: str, *, unit: Unit | None = None, settings: str = 'clock.mode = "warn"'
+) -> Path:
+    """Write what a TSA process reads into `folder`: a unit (a new one unless given), and the configuration that names
+    it, whose path this gives. `settings`: further lines of `[tsa]`; the machine of a test need not have NTP.
+    """
+    (unit or new_unit()).write(folder)
+    path = folder / "lakthan.toml"
+    path.write_text(
+        f"""[tsa]
+port = 0
+admin_port = 0
+database.url = "{database_url}"
+{settings}
+[tsa.units.main]
+certificate = "tsu.pem"
+key = "file:tsu.key"
+chain = "chain.pem"
+[tsa.profiles.default]
+units = ["main"]
+"""
+    )
+    return path
+
+
 def request_for(
     hashed_message: bytes = bytes(32),
     *,

@@ -151,7 +151,9 @@ def test_addresses(server: str, address: tuple[str, int]) -> None:
     assert address_of(server) == address
 
 
-@pytest.mark.parametrize("server", ["", ":123", "host:", "host:0", "host:99999", "host:time"])
+@pytest.mark.parametrize(
+    "server", ["", ":123", "host:", "host:0", "host:99999", "host:time", "ntp..example", f"{'n' * 64}.example:123"]
+)
 def test_bad_addresses(server: str) -> None:
     """What is no address is a mistake of the configuration."""
     with pytest.raises(ConfigError, match="no server"):
@@ -348,6 +350,7 @@ def test_any_octets_from_chrony(octets: bytes) -> None:
     [
         ("00000000 0000 0003 00000000 00000000", "not synchronised with anybody"),  # just started
         ("7f7f0101 0000 0000 00000000 fffffff0", "not synchronised with anybody"),  # follows its own clock
+        ("c0000201 0002 0007 00000000 f0000000", "not synchronised with anybody"),  # in words that nobody knows
         ("c0000201 0000 0000 00000000 00000001", "for more than an hour"),
     ],
 )

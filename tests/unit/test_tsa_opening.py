@@ -14,7 +14,7 @@ from lakthan_tsa.profiles import Unit
 from support.tsa import new_unit
 
 UNITS = {name: Unit.of(name, new_unit().identity()) for name in ("one", "two")}
-NOWHERE = UnitConfig(Path("tsu.pem"), None)  # type: ignore[arg-type]  # the units are open already
+NOWHERE = UnitConfig()  # the units are open already
 BOTH = TSAProfileConfig(["one", "two"])
 
 

@@ -145,22 +145,17 @@ async def test_close_drains() -> None:
     assert log.batches == [[0], [1], [2]]
 
 
-async def test_a_commit_waits_for_tokens_that_are_being_made() -> None:
-    """While slow keys sign, a commit waits a moment, and what they finish in it shares the commit; when nothing is
-    coming, a commit begins in the same turn.
-    """
+async def test_what_one_turn_brings_shares_a_commit() -> None:
+    """Tokens whose signatures a thread gives back together share one commit, also when no commit was running."""
     log = Log()
     log.go.set()
-    recorder = Recorder(log.append, gather_seconds=0.05)
-    await recorder.record(record_of(1))
-    with recorder.coming():
-        first = asyncio.create_task(recorder.record(record_of(2)))
-        await turn()
-        second = asyncio.create_task(recorder.record(record_of(3)))
-        await turn()
-        assert log.batches == [[1]]
-    await asyncio.gather(first, second)
-    assert log.batches == [[1], [2, 3]]
+    recorder = Recorder(log.append)
+    heard: list[Exception | None] = []
+    for number in range(20):
+        asyncio.get_running_loop().call_soon(recorder.submit, record_of(number), heard.append)
+    await turn()
+    assert log.batches == [list(range(20))]
+    assert heard == [None] * 20
 
 
 async def test_somebody_who_cannot_be_told() -> None:

@@ -35,7 +35,7 @@ _REPLY_HEAD = struct.Struct(">BBBBHHHHHHI8x")
 _TRACKING = struct.Struct(">I20sHHIIIiiiiiiiii")
 _SIZE = _REPLY_HEAD.size + _TRACKING.size
 _OWN_CLOCK = 0x7F7F0101  # "local" in chrony's configuration: it follows nobody
-_UNSYNCHRONISED = 3
+_UNSYNCHRONISED = 3  # leap status; no higher one is known
 
 
 class Tracking(NamedTuple):
@@ -122,7 +122,7 @@ class ChronySource:
             host, port = self._address
             return Doubt(ClockState.UNKNOWN, f"chronyd does not answer at {host}:{port}; is cmdport open there?")
         report, at_ns, difference_ns, gap_ns = self._report
-        if report.leap_status == _UNSYNCHRONISED or report.reference_id in (0, _OWN_CLOCK):
+        if report.leap_status >= _UNSYNCHRONISED or report.reference_id in (0, _OWN_CLOCK):
             return Doubt(ClockState.OUT_OF_SYNC, "chronyd is not synchronised with anybody")
         if look.realtime_ns // SECOND_NS - report.reference_s > _OLDEST_UPDATE_SECONDS:
             return Doubt(ClockState.OUT_OF_SYNC, "chronyd has not heard of its servers for more than an hour")

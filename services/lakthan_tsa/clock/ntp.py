@@ -78,7 +78,12 @@ def address_of(server: str) -> tuple[str, int]:
         host, port = server, str(NTP_PORT)
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"{server!r} is no server: write a host name or address, or host:port")
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    try:
+        host.encode("idna")  # as the resolver does, which would find out only when the clock is needed
+    except UnicodeError as error:
+        raise ConfigError(f"{server!r} is no server: {error}") from error
+    return host, int(port)
 
 
 def encode_request(transmit: bytes) -> bytes:

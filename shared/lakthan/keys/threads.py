@@ -1,7 +1,11 @@
 """Threads that sign with one key, for signatures that would hold up the event loop.
 
-A thread takes what is asked as it comes, and gives back together what it has made within three milliseconds: to wake
-the event loop for every single signature costs a tenth of one of RSA-3072. Who asks alone gets his at once.
+To wake the event loop costs a tenth of a signature of RSA-3072, and what it then does costs more when its caches are
+cold. So a thread signs half of what is waiting before it gives the signatures back together, or what it can sign in a
+moment (`together_seconds`) if that is less. Who asks alone gets his at once.
+
+Promises: everybody who asked is told once, in the event loop in which he asked. No more wait than a key that takes its
+time signs in some seconds; who comes then is refused at once. What was asked before `close` is still signed.
 """
 
 from __future__ import annotations
@@ -12,83 +16,106 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from lakthan.errors import SignerBusy, SignerUnusable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TOGETHER_SECONDS = 0.003
+    # Called once: with the signature, or with the reason why there is none.
+    Told = Callable[[bytes | Exception], None]
+
+_TOGETHER_SECONDS = 0.05
+_MOST_WAITING = 4096
 
 
 class _Asked(NamedTuple):
     """A message, who waits for its signature, and in which event loop."""
 
     loop: asyncio.AbstractEventLoop
-    signature: asyncio.Future[bytes]
+    told: Told
     message: bytes
-
-
-class _Made(NamedTuple):
-    """A signature, or why there is none."""
-
-    asked: _Asked
-    signature: bytes
-    error: Exception | None
 
 
 class SigningThreads:
     """`threads` of them around `sign`, which lets others run while it computes."""
 
-    def __init__(self, sign: Callable[[bytes], bytes], threads: int) -> None:
+    def __init__(
+        self,
+        sign: Callable[[bytes], bytes],
+        threads: int,
+        *,
+        together_seconds: float = _TOGETHER_SECONDS,
+        most_waiting: int = _MOST_WAITING,
+    ) -> None:
         self._sign = sign
+        self._together_seconds = together_seconds
+        self._most_waiting = most_waiting
         self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._closed = False
         # Daemons: a program that ends does not wait for signatures that nobody will see.
         self._threads = [threading.Thread(target=self._work, name="signer", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
+    def submit(self, message: bytes, told: Told) -> None:
+        """Have `message` signed by one of the threads; `told` hears of it in a later turn of the running event loop.
+
+        Raises `SignerBusy` when too many wait, and `SignerUnusable` after `close`; then `told` is never called.
+        """
+        if self._closed:
+            raise SignerUnusable("the key has been closed")
+        if self._asked.qsize() >= self._most_waiting:
+            raise SignerBusy(f"{self._most_waiting} signatures are waiting for the key")
+        self._asked.put(_Asked(asyncio.get_running_loop(), told, message))
+
     async def sign(self, message: bytes) -> bytes:
-        """The signature of `message`, made by one of the threads."""
-        loop = asyncio.get_running_loop()
-        asked = _Asked(loop, loop.create_future(), message)
-        self._asked.put(asked)
-        return await asked.signature
+        """The signature of `message`, made by one of the threads. Raises as `submit`, and what the key raises."""
+        signature: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def told(result: bytes | Exception) -> None:
+            if signature.done():  # who asked has left
+                return
+            if isinstance(result, bytes):
+                signature.set_result(result)
+            else:
+                signature.set_exception(result)
+
+        self.submit(message, told)
+        return await signature
 
     def close(self) -> None:
-        """End the threads after what was asked before."""
+        """Take no more, and end the threads after what was asked before."""
+        self._closed = True
         for _ in self._threads:
             self._asked.put(None)
 
     def _work(self) -> None:
         while (first := self._asked.get()) is not None:
-            made = [self._make(first)]
-            until = perf_counter() + _TOGETHER_SECONDS
-            following: _Asked | None = first
-            while perf_counter() < until:
+            until = perf_counter() + self._together_seconds
+            more = self._asked.qsize() // 2
+            made = [(first.told, self._make(first.message))]
+            while len(made) <= more and perf_counter() < until:
                 try:
                     following = self._asked.get_nowait()
-                except Empty:
+                except Empty:  # another thread was quicker
                     break
                 if following is None or following.loop is not first.loop:
                     self._asked.put(following)  # the end, or another loop's turn
                     break
-                made.append(self._make(following))
+                made.append((following.told, self._make(following.message)))
             try:
-                first.loop.call_soon_threadsafe(_give, made)
+                first.loop.call_soon_threadsafe(_tell, first.loop, made)
             except RuntimeError:  # the loop has been closed: nobody waits any more
                 continue
 
-    def _make(self, asked: _Asked) -> _Made:
+    def _make(self, message: bytes) -> bytes | Exception:
         try:
-            return _Made(asked, self._sign(asked.message), None)
+            return self._sign(message)
         except Exception as error:  # noqa: BLE001 - it belongs to who asked
-            return _Made(asked, b"", error)
+            return error
 
 
-def _give(made: list[_Made]) -> None:
-    for each in made:
-        waiting = each.asked.signature
-        if waiting.done():  # who asked has left
-            continue
-        if each.error is None:
-            waiting.set_result(each.signature)
-        else:
-            waiting.set_exception(each.error)
+def _tell(loop: asyncio.AbstractEventLoop, made: list[tuple[Told, bytes | Exception]]) -> None:
+    # Each in a callback of its own: a defect of one of them is the loop's to report, and nobody else's loss.
+    for told, result in made:
+        loop.call_soon(told, result)
