@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lakthan_ocsp.responder import ResponderTemplate
 
 _REMEMBERED_CHANGES = 4096
-_REMEMBERED_STATUSES = 32_768
+_MOST_STATUSES = 32_768
 # Spellings of one question; clients use a handful, and whoever invents more does not fill the memory with them.
 _MOST_SPELLINGS = 8
 _LONGEST_SPELLING = 512
@@ -65,7 +65,8 @@ class Answer:
     has that client's nonce.
 
     The rest is the memory's and the wire's: `since` and `until`, between which it may be given again (seconds of the
-    epoch), and until when the `head` of its response that is ready made holds; `given`: it was given before.
+    epoch), and until when the `head` of its response that is ready made holds; `octets`: how much memory it takes with
+    its spellings, about; `given`: it was given before.
     """
 
     body: bytes
@@ -84,14 +85,9 @@ class Answer:
     until: float = 0.0
     head_until: float = 0.0
     head: bytes = b""
+    octets: int = 0
     gets: Tally | None = None
     posts: Tally | None = None
-
-    @property
-    def octets(self) -> int:
-        """About how much memory it takes, with its spellings."""
-        spelled = sum(len(spelling) + _OCTETS_OF_SPELLING for spelling in self.spellings)
-        return _OCTETS_OF_ANSWER + len(self.body) + spelled
 
 
 @dataclass(slots=True, eq=False)
@@ -109,14 +105,15 @@ class Mark(NamedTuple):
 
 
 class AnswerCache:
-    """At most `capacity` answers of about `most_octets` of memory together, and the statuses of some thousand
-    certificates.
+    """At most `capacity` answers of about `most_octets` of memory together, and the statuses of as many certificates
+    or some thousand.
 
     `by_spelling` is for the wire to look into; it checks `since` and `until` itself.
     """
 
     def __init__(self, capacity: int, most_octets: int = 96 << 20) -> None:
         self._capacity = capacity
+        self._most_statuses = min(capacity, _MOST_STATUSES)
         self._most_octets = most_octets
         self._octets = 0
         self.by_spelling: dict[bytes, Answer] = {}
@@ -159,6 +156,7 @@ class AnswerCache:
             self._forget(there)
         answer.question, answer.certificate = question, certificate
         answer.since, answer.until = answer.span.produced_at.timestamp(), answer.span.renew_at.timestamp()
+        answer.octets = _OCTETS_OF_ANSWER + len(answer.body)
         self._octets += answer.octets
         self._by_question[question] = answer
         self._of_certificate.setdefault(certificate, []).append(answer)
@@ -168,13 +166,15 @@ class AnswerCache:
         """Take note of another way to ask for an answer that is remembered; of one that is not, nothing is noted."""
         if len(spelling) > _LONGEST_SPELLING or not answer.until or spelling in self.by_spelling:
             return
+        more = len(spelling) + _OCTETS_OF_SPELLING
         if len(answer.spellings) == _MOST_SPELLINGS:
             oldest = answer.spellings.pop(0)
             del self.by_spelling[oldest]
-            self._octets -= len(oldest) + _OCTETS_OF_SPELLING
+            more -= len(oldest) + _OCTETS_OF_SPELLING
         answer.spellings.append(spelling)
         self.by_spelling[spelling] = answer
-        self._octets += len(spelling) + _OCTETS_OF_SPELLING
+        answer.octets += more
+        self._octets += more
         self._make_room()
 
     def _make_room(self) -> None:
@@ -185,14 +185,16 @@ class AnswerCache:
 
     def remember(self, certificate: Certificate, status: StatusRecord) -> None:
         """Remember what the store said of a certificate."""
+        if not self._capacity:
+            return
         there = self._statuses.get(certificate)
         if there is not None:
             if there.status == status:
                 return
             # Somebody may hold on to it, and `drop` ends only what is remembered.
             there.current = False
-        if len(self._statuses) >= _REMEMBERED_STATUSES:
-            for oldest in list(islice(self._statuses, _REMEMBERED_STATUSES // 8)):
+        if len(self._statuses) >= self._most_statuses:
+            for oldest in list(islice(self._statuses, self._most_statuses // 8 + 1)):
                 self._statuses.pop(oldest).current = False
         self._statuses[certificate] = Standing(status)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from lakthan.web.wire import LATER, Connection, Head, date_and_server, is_plain_target, response_head
+from lakthan.web.response_heads import date_and_server, response_head
+from lakthan.web.wire import LATER, Connection, Head, is_plain_target
 from lakthan_ocsp import get_request
 from lakthan_ocsp.app import LARGEST_BODY, NEVER_CACHED, Words
 from lakthan_ocsp.syntax import OCSPResponseStatus, RequestError
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 
 # The tag of the SEQUENCE that every OCSPRequest is; a target begins with a slash.
 _SEQUENCE = 0x30
+
+
+class _Asked(NamedTuple):
+    """A request that somebody waits for. `started`: when it was complete, by `perf_counter`."""
+
+    method: str
+    request: OCSPRequest
+    spelling: bytes
+    now: datetime
+    connection: Connection
+    started: float
 
 
 class Short:
@@ -124,10 +137,9 @@ class Short:
                 request = self._service.read(encoded)
                 answer = self._service.at_once(request, spelling, now)
                 if answer is None:
-                    later = self._later(method, request, spelling, now, connection=connection, started=started)
-                    task = asyncio.create_task(later)
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    asked = _Asked(method, request, spelling, now, connection, started)
+                    if not self._service.after_look_up(request, spelling, now, partial(self._told, asked)):
+                        self._begin(asked)
                     return LATER
         except Exception as error:  # noqa: BLE001 - `refuse` has a word for each, and a log line for a defect
             return _octets(self._words.refuse(method, error))
@@ -135,26 +147,39 @@ class Short:
         self._observe(perf_counter() - started)
         return response
 
-    async def _later(
-        self,
-        method: str,
-        request: OCSPRequest,
-        spelling: bytes,
-        now: datetime,
-        *,
-        connection: Connection,
-        started: float,
-    ) -> None:
+    def _told(self, asked: _Asked, answer: Answer | None, error: Exception | None) -> None:
+        """The status has been read."""
+        if answer is not None:
+            try:
+                response = self._give(asked.method, answer, asked.now)
+            except Exception as defect:  # noqa: BLE001 - as above
+                response = _octets(self._words.refuse(asked.method, defect))
+        elif error is not None:
+            response = _octets(self._words.refuse(asked.method, error))
+        else:
+            self._begin(asked)
+            return
+        self._observe(perf_counter() - asked.started)
+        asked.connection.reply(response)
+
+    def _begin(self, asked: _Asked) -> None:
+        task = asyncio.create_task(self._later(asked))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _later(self, asked: _Asked) -> None:
         try:
-            response = self._give(method, await self._service.answer(request, spelling, now), now)
+            answer = await self._service.answer(asked.request, asked.spelling, asked.now)
+            response = self._give(asked.method, answer, asked.now)
         except Exception as error:  # noqa: BLE001 - as above
-            response = _octets(self._words.refuse(method, error))
-        self._observe(perf_counter() - started)
-        connection.reply(response)
+            response = _octets(self._words.refuse(asked.method, error))
+        self._observe(perf_counter() - asked.started)
+        asked.connection.reply(response)
 
     def _give(self, method: str, answer: Answer, now: datetime) -> bytes:
+        again = answer.given
         reply = self._words.give(method, answer, now)
-        if answer.until:  # it is remembered
+        if again and answer.until:  # it is remembered, and asked for more than once
             self._make_ready(answer, reply, now)
         return _octets(reply)
 

@@ -25,19 +25,23 @@ from lakthan_ocsp.profiles import NonIssued
 from lakthan_ocsp.syntax import CertID, CertStatusChoice, OCSPRequest, parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from lakthan.store.records import StatusRecord
     from lakthan.store.status import StatusReader
-    from lakthan_ocsp.cache import Standing
     from lakthan_ocsp.directory import Entitled
     from lakthan_ocsp.metrics import OCSPMetrics, Tally
     from lakthan_ocsp.published import PublishedAnswers
     from lakthan_ocsp.responder import Draft, Issuer
+    from lakthan_ocsp.statuses import Said
+
+    # Who is told of an answer, or of the error instead; neither: see `OCSPService.after_look_up`.
+    Tell = Callable[[Answer | None, Exception | None], None]
 
 _MAX_CERT_IDS = 50
 _ATTEMPTS = 3
+_UNKNOWN = CertStatusChoice.UNKNOWN.value
 
 
 class OCSPService:
@@ -79,8 +83,17 @@ class OCSPService:
             self._metrics.nonces += 1
         return request
 
-    def at_once(self, request: OCSPRequest, spelling: bytes, now: datetime) -> Answer | None:
-        """The answer, if nothing has to be waited for. Raises what `answer` raises."""
+    def at_once(
+        self,
+        request: OCSPRequest,
+        spelling: bytes,
+        now: datetime,
+        statuses: list[StatusRecord | None] | None = None,
+    ) -> Answer | None:
+        """The answer, if nothing has to be waited for. `statuses`: those asked about, if they were read just now.
+
+        Raises what `answer` raises.
+        """
         if not self._changes_heard():
             return None
         entitled = self._entitled(request, now)
@@ -90,23 +103,49 @@ class OCSPService:
             if isinstance(entitled, Published):
                 return None
             sign = sign_at_once(entitled.responder.identity.signer)
-            standings = self._standings(request, entitled)
-            if sign is None or standings is None:
+            statuses = statuses or self._remembered(request, entitled)
+            if sign is None or statuses is None:
                 return None
-            answer, draft = self._draft(request, entitled, [standing.status for standing in standings], now)
+            answer, draft = self._draft(request, entitled, statuses, now)
             started = perf_counter()
             self._seal(answer, draft, entitled, sign(draft.tbs), started)
             if question is not None:
                 self._keep(question, entitled, request, answer)
             elif request.nonce is not None and answer.for_one_client and self._ready.twice(spelling, request.nonce):
-                tally = self._metrics.tally("POST", "signed", answer.outcomes, answer.hashes[0])
-                sign_seconds = self._metrics.sign_seconds.labels(entitled.responder.authority)
-                second = int(answer.span.produced_at.timestamp())
-                terms = Terms(second, standings[0], sign, sign_seconds, tally)
-                self._ready.put(spelling, request.nonce, draft, terms)
+                self._make_ready(request, spelling, entitled, answer, draft)
         if question is not None and request.nonce is None:
             self._cache.spell(answer, spelling)
         return answer
+
+    def after_look_up(self, request: OCSPRequest, spelling: bytes, now: datetime, tell: Tell) -> bool:
+        """See to it that `tell` is called once, in a later turn of the event loop: with the answer, or with the error
+        that `answer` would raise, or with neither where `answer` has to be asked.
+
+        False, and it is never called, when more than a look-up of one certificate would have to be waited for. Raises
+        what `answer` raises.
+        """
+        if len(request.cert_ids) != 1 or not self._changes_heard():
+            return False
+        entitled = self._entitled(request, now)
+        if isinstance(entitled, Published) or sign_at_once(entitled.responder.identity.signer) is None:
+            return False
+        certificate = Certificate(entitled.issuer.authority.id, request.cert_ids[0].serial_number)
+        mark, started = self._cache.mark(), perf_counter()
+
+        def looked_up(status: StatusRecord | None, error: Exception | None) -> None:
+            self._metrics.lookup_seconds.observe(perf_counter() - started)
+            answer = None
+            if error is None and self._cache.unchanged_since(mark, (certificate,)) and self._changes_heard():
+                if status is not None:
+                    self._cache.remember(certificate, status)
+                try:
+                    answer = self.at_once(request, spelling, now, [status])
+                except Exception as refusal:  # noqa: BLE001 - whoever is told has a word for each
+                    error = refusal
+            tell(answer, error)
+
+        self._statuses.ask(certificate, looked_up)
+        return True
 
     async def answer(self, request: OCSPRequest, spelling: bytes, now: datetime) -> Answer:
         """The answer to a request at the instant `now`.
@@ -159,16 +198,28 @@ class OCSPService:
             self._metrics.nonces += 1
         return answer
 
-    def _standings(self, request: OCSPRequest, entitled: Entitled) -> list[Standing] | None:
+    def _make_ready(
+        self, request: OCSPRequest, spelling: bytes, entitled: Entitled, answer: Answer, draft: Draft
+    ) -> None:
+        """Keep what requests that differ in nothing but the nonce can use of this answer."""
+        standing = self._cache.standing(Certificate(entitled.issuer.authority.id, request.cert_ids[0].serial_number))
+        sign = sign_at_once(entitled.responder.identity.signer)
+        if standing is not None and sign is not None and request.nonce is not None:
+            tally = self._metrics.tally("POST", "signed", answer.outcomes, answer.hashes[0])
+            sign_seconds = self._metrics.sign_seconds.labels(entitled.responder.authority)
+            second = int(answer.span.produced_at.timestamp())
+            self._ready.put(spelling, request.nonce, draft, Terms(second, standing, sign, sign_seconds, tally))
+
+    def _remembered(self, request: OCSPRequest, entitled: Entitled) -> list[StatusRecord | None] | None:
         """The statuses of all certificates asked about; None when one is not remembered."""
         authority_id = entitled.issuer.authority.id
-        standings: list[Standing] = []
+        statuses: list[StatusRecord | None] = []
         for cert_id in request.cert_ids:
             standing = self._cache.standing(Certificate(authority_id, cert_id.serial_number))
             if standing is None:
                 return None
-            standings.append(standing)
-        return standings
+            statuses.append(standing.status)
+        return statuses
 
     def _keep(self, question: Question, entitled: Entitled | Published, request: OCSPRequest, answer: Answer) -> None:
         if answer.authoritative:
@@ -186,6 +237,8 @@ class OCSPService:
                 answer, statuses = await self._published.find(entitled, request.cert_ids, now), []
             else:
                 statuses = await self._look_up(certificates)
+                if not self._cache.unchanged_since(mark, certificates):
+                    continue  # the key may have been retired meanwhile, and must not sign any more
                 answer, draft = self._draft(request, entitled, statuses, now)
                 started = perf_counter()
                 self._seal(answer, draft, entitled, await entitled.responder.identity.signer.sign(draft.tbs), started)
@@ -219,15 +272,18 @@ class OCSPService:
         except PolicyViolation as error:
             self._metrics.violations.labels(speaker.authority, error.rule).inc()
             raise
-        said = [entitled.statements.of(status, now) for status in statuses]
-        cert_ids, statements = list(request.cert_ids), [each for each in said if each is not None]
-        if len(statements) != len(cert_ids):
-            self._metrics.unauthorized[NOT_ON_RECORD].inc()
-            raise NotEntitled(NOT_ON_RECORD)
+        statements: list[Said] = []
+        for status in statuses:
+            said = entitled.statements.of(status, now)
+            if said is None:
+                self._metrics.unauthorized[NOT_ON_RECORD].inc()
+                raise NotEntitled(NOT_ON_RECORD)
+            statements.append(said)
+        cert_ids: Sequence[CertID] = request.cert_ids
         # A final answer is the same for everybody and for ever (EN 319 411-2 CSS-6.3.10-11).
         nonce = request.nonce if speaker.profile.nonce and not speaker.final else None
         if speaker.dual_hash and len(cert_ids) == 1 and request.nonce is None:
-            cert_ids += _other_names(entitled.issuer, cert_ids[0])
+            cert_ids = (*cert_ids, *_other_names(entitled.issuer, cert_ids[0]))
             statements *= len(cert_ids)
         draft = speaker.template.draft(
             [
@@ -238,14 +294,14 @@ class OCSPService:
             nonce=nonce,
             extended_revoke=speaker.non_issued is NonIssued.REVOKED,
         )
-        outcomes = tuple([statement.choice.value for statement in statements])
+        outcomes = tuple([statement.outcome for statement in statements])
         answer = Answer(
             b"",
             span,
             speaker.governor,
             outcomes,
             tuple([cert_id.hash_algorithm for cert_id in request.cert_ids]),
-            authoritative=CertStatusChoice.UNKNOWN.value not in outcomes,
+            authoritative=_UNKNOWN not in outcomes,
             for_one_client=nonce is not None,
         )
         return answer, draft

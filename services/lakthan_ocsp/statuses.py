@@ -34,14 +34,14 @@ _ID_COMMONPKI_CERT_HASH = der.object_identifier("1.3.36.8.3.13")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A CertStatus with its singleExtensions, both encoded, and the choice for the metrics."""
+    """A CertStatus with its singleExtensions, both encoded, and its choice as the metrics spell it."""
 
-    choice: CertStatusChoice
+    outcome: str
     cert_status: bytes
     single_extensions: bytes = b""
 
 
-_UNKNOWN = Said(CertStatusChoice.UNKNOWN, responder.UNKNOWN)
+_UNKNOWN = Said(CertStatusChoice.UNKNOWN.value, responder.UNKNOWN)
 
 
 class AuthorityStatements:
@@ -57,7 +57,7 @@ class AuthorityStatements:
             self._of_all = archive_cutoff(min(view.not_before for view in views))
         self._of_crl = crl_id(authority.crl) if authority.crl else b""
         # What is said of nearly all certificates.
-        self._good = Said(CertStatusChoice.GOOD, responder.GOOD, _single_extensions(self._of_all + self._of_crl))
+        self._good = Said(CertStatusChoice.GOOD.value, responder.GOOD, _single_extensions(self._of_all + self._of_crl))
         self._revoked_with_all: Said | None = None
         if authority.revocation_time is not None:
             self._revoked_with_all = self._revoked(
@@ -87,7 +87,7 @@ class AuthorityStatements:
             return self._revoked_with_all
         if record.cert_status is not CertStatus.GOOD:
             raise AssertionError("a revoked record without its time: the schema forbids it")
-        return Said(CertStatusChoice.GOOD, responder.GOOD, _single_extensions(extensions + self._of_crl))
+        return Said(CertStatusChoice.GOOD.value, responder.GOOD, _single_extensions(extensions + self._of_crl))
 
     def _of_non_issued(self) -> Said | None:
         if self._revoked_with_all is not None:
@@ -109,7 +109,7 @@ class AuthorityStatements:
 
     @staticmethod
     def _revoked(cert_status: bytes, extensions: bytes) -> Said:
-        return Said(CertStatusChoice.REVOKED, cert_status, _single_extensions(extensions))
+        return Said(CertStatusChoice.REVOKED.value, cert_status, _single_extensions(extensions))
 
 
 def _single_extensions(extensions: bytes) -> bytes:

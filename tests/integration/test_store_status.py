@@ -9,7 +9,7 @@ import pytest
 
 from lakthan.errors import StoreUnavailable
 from lakthan.store.changes import ChangeWriter
-from lakthan.store.records import CertStatus, Change, ChangeRequest
+from lakthan.store.records import CertStatus, Change, ChangeRequest, StatusRecord
 from lakthan.store.status import StatusReader
 from support.database import OpenPool
 
@@ -152,3 +152,31 @@ def count_queries(monkeypatch: pytest.MonkeyPatch) -> Queries:
 
     monkeypatch.setattr(asyncpg.pool.PoolConnectionHolder, "acquire", acquire_logged)
     return queries
+
+
+async def test_who_is_told_by_a_call(open_as: OpenPool, authority_id: int) -> None:
+    """Each is told once and in its own call: what one of them does wrong is not the others' business."""
+    (serial,) = await announce(open_as, authority_id, 1)
+    reader = StatusReader(await open_as("lakthan_responder"))
+    defects: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: defects.append(context["exception"]))
+    told: list[tuple[StatusRecord | None, Exception | None]] = []
+    everybody = asyncio.Event()
+
+    def clumsy(_record: StatusRecord | None, _error: Exception | None) -> None:
+        raise ArithmeticError
+
+    def careful(record: StatusRecord | None, error: Exception | None) -> None:
+        told.append((record, error))
+        if len(told) == 2:
+            everybody.set()
+
+    for tell in (clumsy, careful):
+        reader.ask((authority_id, serial), tell)
+        reader.ask((authority_id, b"\x01"), tell)
+    await everybody.wait()
+    assert {(record.serial_number if record else None, error) for record, error in told} == {
+        (serial, None),
+        (None, None),
+    }
+    assert [type(defect) for defect in defects] == [ArithmeticError, ArithmeticError]

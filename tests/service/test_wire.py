@@ -376,3 +376,82 @@ async def test_a_body_beyond_the_limit_is_refused_in_the_services_words(echo: tu
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (LARGEST + 1)
     await conversation(front.port, head)
     assert wire_of(front).handed_over == 1
+
+
+async def connected(front: Front) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Connection]:
+    """A client, and the connection that the wire has with it."""
+    before = set(wire_of(front).connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(GET)
+    await read_answer(reader)
+    (connection,) = wire_of(front).connections - before
+    return reader, writer, connection
+
+
+async def test_answers_of_one_turn_leave_together(echo: tuple[Front, Echo]) -> None:
+    """Twenty clients whose requests come in one turn of the event loop: nothing is sent before it ends unless it is a
+    lot, and then each has its own answer.
+    """
+    front, _ = echo
+    clients = [await connected(front) for _ in range(20)]
+    for number, (_, _, connection) in enumerate(clients):
+        connection.data_received(GET.replace(b"/y", b"/%d" % number))
+    for number, (reader, writer, _) in enumerate(clients):
+        assert (await read_answer(reader)).endswith(said("GET", f"/{number}", b""))
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "second", [GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), GET.replace(b"1.1", b"1.0"), GET, GET + GET]
+)
+async def test_an_answer_that_has_not_left_comes_first(echo: tuple[Front, Echo], second: bytes) -> None:
+    """Whatever the client asks next in the same turn, and whoever answers it: the order stays, and nothing is lost."""
+    front, _ = echo
+    reader, writer, connection = await connected(front)
+    connection.data_received(POST)
+    connection.data_received(second)
+    assert (await read_answer(reader)).endswith(b"hello")
+    assert (await read_answer(reader)).endswith(said("GET", "/y", b""))
+    writer.close()
+
+
+async def test_the_long_way_may_write_at_once(echo: tuple[Front, Echo]) -> None:
+    """The connection changes hands after the answer has left, however quick the other one is."""
+
+    class Hasty(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.write(rendered(b"at once"))  # type: ignore[attr-defined]
+            transport.close()
+
+    front, _ = echo
+    reader, writer, connection = await connected(front)
+    wire_of(front).make_handler = Hasty
+    connection.data_received(POST)
+    connection.data_received(GET.replace(b"1.1", b"1.0"))
+    assert (await read_answer(reader)).endswith(b"hello")
+    assert (await read_answer(reader)).endswith(b"at once")
+    writer.close()
+
+
+async def test_stopping_with_an_answer_that_has_not_left(echo: tuple[Front, Echo]) -> None:
+    """It leaves before the connection is closed."""
+    front, _ = echo
+    reader, writer, connection = await connected(front)
+    connection.data_received(POST)
+    await wire_of(front).drain(10.0)
+    assert (await read_answer(reader)).endswith(b"hello")
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_client_that_is_gone_when_its_answer_leaves(echo: tuple[Front, Echo]) -> None:
+    """The others get theirs."""
+    front, _ = echo
+    _, gone_writer, gone = await connected(front)
+    reader, writer, connection = await connected(front)
+    gone.end()
+    gone.data_received(POST)
+    connection.data_received(POST)
+    assert (await read_answer(reader)).endswith(b"hello")
+    for each in (gone_writer, writer):
+        each.close()

@@ -21,8 +21,8 @@ from lakthan.store.pool import open_pool
 from support.pki import Issued, issue, new_ca, new_responder
 from support.responder import ACTOR, OCSPReply, request_for
 from support.running import samples
-from support.tsa import new_unit, tst_info_of
 from support.tsa import request_for as tsa_request_for
+from support.tsa import tst_info_of, write_configuration
 
 
 @dataclass
@@ -266,23 +266,7 @@ async def test_what_cannot_be_served_ends_at_once(database_url: str, tmp_path: P
 
 async def test_a_time_stamp_authority_of_two_workers(database_url: str, tmp_path: Path) -> None:
     """Both stamp on one port, with serial numbers of their own."""
-    new_unit().write(tmp_path)
-    config = tmp_path / "lakthan.toml"
-    config.write_text(
-        f"""
-        [tsa]
-        port = 0
-        admin_port = 0
-        clock.mode = "warn"
-        database.url = "{database_url}"
-        [tsa.units.main]
-        certificate = "tsu.pem"
-        key = "file:tsu.key"
-        chain = "chain.pem"
-        [tsa.profiles.default]
-        units = ["main"]
-        """
-    )
+    config = write_configuration(tmp_path, database_url)
     async with two_workers("lakthan_tsa", config) as tsa:
         headers = {"Content-Type": "application/timestamp-query", "Connection": "close"}
         serial_numbers: list[int] = []

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from lakthan.web.front import Front, raw_target, read_body
-from lakthan.web.wire import LATER, Connection, Head, date_and_server, is_plain_target, response_head
+from lakthan.web.response_heads import date_and_server, response_head
+from lakthan.web.wire import LATER, Connection, Head, is_plain_target
 
 LARGEST = 4096
 

@@ -7,12 +7,9 @@ with whole seconds, except `gen_time` and `recorded_at`, which have microseconds
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from typing import NamedTuple
 
 
 class CRLReason(IntEnum):
@@ -83,8 +80,7 @@ class Change(Enum):
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRecord:
+class StatusRecord(NamedTuple):
     """The status of one certificate now. Of two records about it, the one with the greater `version` is newer."""
 
     authority_id: int

@@ -1,7 +1,7 @@
 """Reading: the status of a certificate now, and the authorities that are answered for.
 
 Promises: an answer of `StatusReader.find` was read after the question was asked, never before; all questions of one
-turn of the event loop go to the database as one query; a waiter that is cancelled takes nobody else with it.
+turn of the event loop go to the database as one query; who gives up takes nobody else with him.
 
 Trusted: whoever may write these tables can revoke or un-revoke any certificate.
 """
@@ -16,9 +16,20 @@ from lakthan.store.pool import unavailable_as_such
 from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, CRLSource, StatusRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import asyncpg
 
+    # Who is told of a status (None: not on record), or of the error instead.
+    Tell = Callable[[StatusRecord | None, Exception | None], None]
+
 _MOST_QUERIES = 2
+_LOOK_UP = """
+    SELECT authority_id, serial_number, cert_status, revocation_time, revocation_reason,
+           invalidity_date, not_after, version, certificate_sha256
+      FROM unnest($1::int[], $2::bytea[]) AS asked (authority_id, serial_number)
+      JOIN certificate_status USING (authority_id, serial_number)
+"""
 
 
 class StatusReader:
@@ -28,69 +39,81 @@ class StatusReader:
         self._pool = pool
         # Questions not sent yet. A question about the same certificate joins; once sent, a new one has to wait for
         # the next query, because the answer under way may be older than a change that the asker already knows of.
-        self._waiting: dict[tuple[int, bytes], list[asyncio.Future[StatusRecord | None]]] = {}
-        self._queries: set[asyncio.Task[None]] = set()
+        self._waiting: dict[tuple[int, bytes], list[Tell]] = {}
+        self._at_work = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def find(self, authority_id: int, serial_number: bytes) -> StatusRecord | None:
         """The status on record, or None for a certificate that is not. Raises `StoreUnavailable`."""
-        loop = asyncio.get_running_loop()
+        found: asyncio.Future[StatusRecord | None] = asyncio.get_running_loop().create_future()
+
+        def tell(record: StatusRecord | None, error: Exception | None) -> None:
+            if found.done():  # its waiter has left
+                return
+            if error is None:
+                found.set_result(record)
+            else:
+                found.set_exception(error)
+
+        self.ask((authority_id, serial_number), tell)
+        return await found
+
+    def ask(self, certificate: tuple[int, bytes], tell: Tell) -> None:
+        """The same for an authority's id and a serial number; `tell` is called once, in a later turn of the loop."""
         if not self._waiting:
-            loop.call_soon(self._send)
-        # One future for each who waits: to give up is then nobody else's business.
-        answer: asyncio.Future[StatusRecord | None] = loop.create_future()
-        self._waiting.setdefault((authority_id, serial_number), []).append(answer)
-        return await answer
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.setdefault(certificate, []).append(tell)
 
     def _send(self) -> None:
-        # While two are under way, or with every connection busy, questions gather: fewer and larger queries under
+        # While two are at work, or with every connection busy, questions gather: fewer and larger queries under
         # load. A query costs this process as much as a dozen of its rows.
-        if self._waiting and len(self._queries) < min(_MOST_QUERIES, self._pool.get_max_size()):
+        if self._waiting and self._at_work < min(_MOST_QUERIES, self._pool.get_max_size()):
             asked, self._waiting = self._waiting, {}
-            query = asyncio.create_task(self._ask(asked))
-            self._queries.add(query)
-            query.add_done_callback(self._done)
+            self._at_work += 1
+            work = asyncio.create_task(self._work(asked))
+            self._tasks.add(work)
+            work.add_done_callback(self._tasks.discard)
 
-    def _done(self, query: asyncio.Task[None]) -> None:
-        self._queries.discard(query)
-        self._send()
-
-    async def _ask(self, asked: dict[tuple[int, bytes], list[asyncio.Future[StatusRecord | None]]]) -> None:
+    async def _work(self, asked: dict[tuple[int, bytes], list[Tell]]) -> None:
+        """Ask on one connection until nobody waits: to take it from the pool and give it back costs half a query."""
+        error: Exception | None = StoreUnavailable("the look-up was given up: shutting down")
         try:
             with unavailable_as_such():
-                rows = await self._pool.fetch(
-                    """
-                    SELECT authority_id, serial_number, cert_status, revocation_time, revocation_reason,
-                           invalidity_date, not_after, version, certificate_sha256
-                      FROM unnest($1::int[], $2::bytea[]) AS asked (authority_id, serial_number)
-                      JOIN certificate_status USING (authority_id, serial_number)
-                    """,
-                    [authority_id for authority_id, _ in asked],
-                    [serial_number for _, serial_number in asked],
-                )
-            found = {(row["authority_id"], row["serial_number"]): status_record(row) for row in rows}
-        except BaseException as error:
-            # Every waiter hears of it, whatever it was; a cancelled query means that the service is going down.
-            told = (
-                error if isinstance(error, Exception) else StoreUnavailable("the look-up was given up: shutting down")
-            )
-            for answers in asked.values():
-                for answer in answers:
-                    if not answer.done():  # its waiter may have left
-                        answer.set_exception(told)
-            if told is not error:
-                raise
-        else:
-            for key, answers in asked.items():
-                record = found.get(key)
-                for answer in answers:
-                    if not answer.done():
-                        answer.set_result(record)
+                async with self._pool.acquire() as connection:
+                    while asked:
+                        rows = await connection.fetch(
+                            _LOOK_UP,
+                            [authority_id for authority_id, _ in asked],
+                            [serial_number for _, serial_number in asked],
+                        )
+                        _tell(asked, {record[:2]: record for record in map(status_record, rows)})
+                        asked, self._waiting = self._waiting, {}
+            error = None
+        except Exception as problem:  # noqa: BLE001 - everybody hears of it, whatever it was
+            error = problem
+        finally:
+            self._at_work -= 1
+            _tell(asked, {}, error)
+            self._send()
+
+
+def _tell(
+    asked: dict[tuple[int, bytes], list[Tell]],
+    found: dict[tuple[int, bytes], StatusRecord],
+    error: Exception | None = None,
+) -> None:
+    """Tell everybody in a call of his own: the next query leaves first, and a defect of one is nobody else's."""
+    loop = asyncio.get_running_loop()
+    for certificate, waiting in asked.items():
+        record = found.get(certificate)
+        for tell in waiting:
+            loop.call_soon(tell, record, error)
 
 
 class AuthorityReader:
     """Loads the authorities. `pool` acts as `lakthan_responder` or `lakthan_registry`."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
 
     async def load(self) -> list[AuthorityRecord]:
@@ -134,13 +157,16 @@ def status_record(row: asyncpg.Record) -> StatusRecord:
     """The value of a row of `certificate_status`."""
     reason = row["revocation_reason"]
     return StatusRecord(
-        authority_id=row["authority_id"],
-        serial_number=row["serial_number"],
-        cert_status=CertStatus(row["cert_status"]),
-        revocation_time=row["revocation_time"],
-        revocation_reason=None if reason is None else CRLReason(reason),
-        invalidity_date=row["invalidity_date"],
-        not_after=row["not_after"],
-        version=row["version"],
-        certificate_sha256=row["certificate_sha256"],
+        row["authority_id"],
+        row["serial_number"],
+        _CERT_STATUSES[row["cert_status"]],
+        row["revocation_time"],
+        None if reason is None else CRLReason(reason),
+        row["invalidity_date"],
+        row["not_after"],
+        row["version"],
+        row["certificate_sha256"],
     )
+
+
+_CERT_STATUSES = {status.value: status for status in CertStatus}

@@ -8,7 +8,8 @@ never looked at. So every request gets the same answer either way, and this file
 The rules of one connection:
 
 - one request at a time: what comes while its answer is due is held back, and reading stops when that is a lot;
-- answers leave in the order of the requests; a connection changes hands only when no answer is due;
+- answers leave in the order of the requests, those of one turn of the event loop together; a connection changes hands
+  only when no answer is due;
 - while the client does not read (`pause_writing`), nothing more of it is read;
 - a request that does not become complete within `patience`, and a connection without one for `keep_alive`, are closed
   by a sweep; so are all that are idle when the service stops, the others after their answer.
@@ -19,13 +20,10 @@ Refuses to know: what a request means, and what is in an answer.
 from __future__ import annotations
 
 import asyncio
-import time
-from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from aiohttp.http import SERVER_SOFTWARE
+from typing import TYPE_CHECKING
 
 from lakthan.telemetry.logs import log
+from lakthan.web.quick import LATER, Quick, Remembering
 from lakthan.web.wire_heads import (
     LARGEST_FIELDS,
     LARGEST_TARGET,
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LATER", "Connection", "Head", "Quick", "Remembering", "Wire", "is_plain_target"]
 
-# What a `Quick` gives when it will call `Connection.reply` itself.
-LATER = b""
-
 _KEEP_ALIVE_SECONDS = 75.0
 _PATIENCE_SECONDS = 20.0
 _SWEEP_SECONDS = 1.0
@@ -53,44 +48,11 @@ _LARGEST_HEAD = LARGEST_FIELDS + LARGEST_TARGET
 _MOST_HELD = 64 * 1024
 _END_OF_GET_LINE = b" HTTP/1.1\r\n"
 _UNKNOWN = (0, None, False)
+# Responses that leave together. A client on the same machine is then woken once for several, which the kernel would
+# otherwise do for each at a tenth of what an answer costs; the first of them waits for the others to be signed.
+_MOST_GATHERED = 8
 # The field that aiohttp would add, at the end of the head as there (RFC 9112 §9.6).
 _LAST = b"\r\nConnection: close\r\n\r\n"
-
-
-class Quick(Protocol):
-    """A service's short way: called in the event loop for each complete request that is understood; must not block.
-
-    `post` and `get` give a whole HTTP/1.1 response; or None, and aiohttp answers; or `LATER`, and then
-    `Connection.reply` is to be called exactly once, in a later turn of the loop. A raised exception is a defect; it is
-    logged and aiohttp answers.
-    """
-
-    # A longer body goes to aiohttp, which refuses it in the service's words.
-    largest_body: int
-
-    def route(self, head: Head) -> object | None:
-        """Called once for each distinct head of a POST. What is given comes back in `post`; None: aiohttp answers."""
-
-    def post(self, route: object, body: bytes, connection: Connection) -> bytes | None:
-        """Answer a POST."""
-
-    def get(self, target: bytes, connection: Connection) -> bytes | None:
-        """Answer a GET. `target` is as it came, so unless it is known already ask `is_plain_target` first."""
-
-
-@runtime_checkable
-class Remembering(Quick, Protocol):
-    """A short way with a memory, which is asked first, also before there is a connection to answer later on.
-
-    A whole response if there is one ready, counted as given; None otherwise, and then nothing has happened, and `post`
-    or `get` is asked.
-    """
-
-    def known_post(self, body: bytes) -> bytes | None:
-        """For a POST with this body."""
-
-    def known_get(self, target: bytes) -> bytes | None:
-        """For a GET of this target."""
 
 
 class Wire:
@@ -124,6 +86,7 @@ class Wire:
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._drained: asyncio.Future[None] | None = None
+        self._outgoing: list[tuple[asyncio.Transport, bytes]] = []
         self.sweep_time = self._loop.time()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -173,10 +136,27 @@ class Wire:
         self.answered += 1
         return response.replace(b"\r\n\r\n", _LAST, 1)
 
+    def send_soon(self, transport: asyncio.Transport, response: bytes) -> None:
+        """Send a response in this turn of the event loop, together with others."""
+        outgoing = self._outgoing
+        outgoing.append((transport, response))
+        if len(outgoing) == 1:
+            self._loop.call_soon(self.send_now)
+        elif len(outgoing) == _MOST_GATHERED:
+            self.send_now()
+
+    def send_now(self) -> None:
+        """Send what is to be sent soon; a client that has gone meanwhile does not get it."""
+        outgoing, self._outgoing = self._outgoing, []
+        for transport, response in outgoing:
+            if not transport.is_closing():
+                transport.write(response)
+
     async def drain(self, timeout_seconds: float) -> None:
         """Close what is idle, and the rest after its answer; return when all are gone or the time is over."""
         self._sweeping.cancel()
         self.draining = True
+        self.send_now()
         for connection in list(self.connections):
             connection.close_when_answered()
         if self.connections:
@@ -245,14 +225,15 @@ class Connection(asyncio.Protocol):
                 self._go_on(self._transport)
 
     def _write(self, response: bytes) -> None:
-        wire, transport = self._wire, self._transport
+        wire = self._wire
         self._since = wire.sweep_time
         wire.answered += 1
         if self._ended:
-            transport.write(response.replace(b"\r\n\r\n", _LAST, 1))  # type: ignore[union-attr]
-            transport.close()  # type: ignore[union-attr]
+            wire.send_now()  # an answer of this connection may be among them
+            self._transport.write(response.replace(b"\r\n\r\n", _LAST, 1))  # type: ignore[union-attr]
+            self._transport.close()  # type: ignore[union-attr]
         else:
-            transport.write(response)  # type: ignore[union-attr]
+            wire.send_soon(self._transport, response)  # type: ignore[arg-type]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -360,7 +341,9 @@ class Connection(asyncio.Protocol):
             self._take_held(held)
 
     def _hand_over(self, data: bytes) -> None:
-        wire, transport = self._wire, self._transport
+        wire = self._wire
+        wire.send_now()
+        transport = self._transport
         if transport is None:
             return
         wire.handed_over += 1
@@ -409,30 +392,3 @@ class Connection(asyncio.Protocol):
         """Close now, and do not wait for a client that does not read."""
         if self._transport is not None:
             self._transport.abort()
-
-
-def response_head(status_line: bytes, fields: bytes, content_length: int) -> bytes:
-    """Everything of a response before `Date`, in the order in which aiohttp writes: fields end with CRLF each."""
-    return b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n" % (status_line, fields, content_length)
-
-
-class _Clock:
-    """The two header fields that every response ends with, and the empty line; made once a second."""
-
-    __slots__ = ("_octets", "_second")
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._octets = b""
-
-    def __call__(self, now_seconds: float | None = None) -> bytes:
-        """`Date` and `Server` as aiohttp writes them. `now_seconds`: since the epoch, if the caller knows."""
-        second = int(time.time() if now_seconds is None else now_seconds)
-        if second != self._second:
-            self._second = second
-            date = formatdate(second, usegmt=True)
-            self._octets = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode("ascii")
-        return self._octets
-
-
-date_and_server = _Clock()
