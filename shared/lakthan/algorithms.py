@@ -62,13 +62,15 @@ class SignatureAlgorithm:
     """How a key of one kind signs.
 
     `algorithm_identifier` is what X.509 and OCSP carry; `cms_algorithm_identifier` is what a CMS SignerInfo carries,
-    where RSA keys are named by rsaEncryption (RFC 3370 §3.2) because every reader knows that form.
+    where RSA keys are named by rsaEncryption (RFC 3370 §3.2) because every reader knows that form. `pss`: an RSA key
+    signs with RSASSA-PSS.
     """
 
     label: str
     hash: HashAlgorithm
     algorithm_identifier: bytes
     cms_algorithm_identifier: bytes
+    pss: bool = False
 
 
 _RSA_ENCRYPTION = der.sequence(der.object_identifier("1.2.840.113549.1.1.1"), NULL)
@@ -93,13 +95,33 @@ SHA256_WITH_RSA = SignatureAlgorithm(
 )
 
 
-def signature_algorithm_of(public_key: PublicKeyTypes) -> SignatureAlgorithm:
-    """The one algorithm that a key of this kind signs with here.
+def _pss(digest: HashAlgorithm) -> SignatureAlgorithm:
+    """RSASSA-PSS with one hash for everything, and salt as long as it (RFC 4055 §3.1; the form of RFC 8017 §A.2.3).
+
+    RFC 4055 §2.1 writes the hash with NULL, and so does everybody who signs this way.
+    """
+    mask = der.sequence(der.object_identifier("1.2.840.113549.1.1.8"), digest.algorithm_identifier_with_null)
+    parameters = der.sequence(
+        der.encode(0xA0, digest.algorithm_identifier_with_null),
+        der.encode(0xA1, mask),
+        der.encode(0xA2, der.integer(digest.digest_size)),
+    )
+    identifier = der.sequence(der.object_identifier("1.2.840.113549.1.1.10"), parameters)
+    return SignatureAlgorithm(f"id-RSASSA-PSS with {digest.label}", digest, identifier, identifier, pss=True)
+
+
+RSASSA_PSS_SHA256 = _pss(HashAlgorithm.SHA_256)
+
+
+def signature_algorithm_of(public_key: PublicKeyTypes, *, pss: bool = False) -> SignatureAlgorithm:
+    """The one algorithm that a key of this kind signs with here; of an RSA key `pss` says which.
 
     Raises `ConfigError` for kinds that no deployed validator accepts: other curves, RSA below 2048 or above 4096 bits.
 
     OCSP-33, OCSP-66.
     """
+    if pss and not isinstance(public_key, rsa.RSAPublicKey):
+        raise ConfigError(f"x-signature=pss is for RSA keys, and this is a {type(public_key).__name__}: leave it out")
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         if isinstance(public_key.curve, ec.SECP256R1):
             return ECDSA_WITH_SHA256
@@ -108,7 +130,7 @@ def signature_algorithm_of(public_key: PublicKeyTypes) -> SignatureAlgorithm:
         raise ConfigError(f"an EC key on {public_key.curve.name} cannot sign here: use P-256 or P-384")
     if isinstance(public_key, rsa.RSAPublicKey):
         if 2048 <= public_key.key_size <= 4096:
-            return SHA256_WITH_RSA
+            return RSASSA_PSS_SHA256 if pss else SHA256_WITH_RSA
         raise ConfigError(f"an RSA key of {public_key.key_size} bits cannot sign here: use 2048 to 4096")
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return ED25519

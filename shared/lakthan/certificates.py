@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lakthan import der
@@ -100,7 +100,7 @@ class CertificateView:
         """True when `issuer` carries the issuer's name and the key that signed this certificate."""
         try:
             self.certificate.verify_directly_issued_by(issuer.certificate)
-        except (ValueError, TypeError, InvalidSignature):
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             return False
         return True
 
@@ -111,6 +111,6 @@ def read_certificates(path: Path) -> list[CertificateView]:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"the certificate file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is not a PEM file of certificates: {error}") from error
     return [CertificateView.of(certificate) for certificate in certificates]

@@ -16,6 +16,10 @@ class ConfigError(LakthanError):
     """The operator's turn: a setting, file, key or certificate is not as it must be."""
 
 
+class KeyAway(ConfigError):
+    """A key cannot be opened now. Its device or cloud may come back; the configuration may be right as it is."""
+
+
 class StoreUnavailable(LakthanError):
     """The database's turn: nothing can be read or recorded now. The cause is chained."""
 

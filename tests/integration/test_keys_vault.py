@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from lakthan.config import KeyURI
 from lakthan.errors import ConfigError, SignerBusy, SignerUnusable
 from lakthan.identity import Identity
-from lakthan.keys import open_signer, prove, remote
+from lakthan.keys import bounds, open_signer, prove
 from lakthan.keys.remote import RemoteSigner
 from support.fake_kms import VAULT_KINDS, openssl_agrees, refuses
 from support.fake_vault import TOKEN, FakeVault, TransitKey
@@ -222,7 +222,7 @@ async def test_a_broken_backend_is_left_alone(vault: FakeVault, monkeypatch: pyt
     """After five failures in a row every caller is told at once and Vault is not asked, but once a second by one of
     them. As soon as that one has his signature, all are served again.
     """
-    monkeypatch.setattr(remote, "_SECONDS_BETWEEN_PROBES", 3600.0)
+    monkeypatch.setattr(bounds, "_SECONDS_BETWEEN_PROBES", 3600.0)
     signer = opened(vault)
     vault.refusal = (403, b'{"errors": ["permission denied"]}')
     for _ in range(5):
@@ -233,13 +233,13 @@ async def test_a_broken_backend_is_left_alone(vault: FakeVault, monkeypatch: pyt
             await signer.sign(MESSAGE)
     assert vault.asked == 5
 
-    signer._circuit._next_probe = 0  # the second is over
+    signer._bounds._next_probe = 0  # the second is over
     vault.next.append(503)
     asked = await asyncio.gather(*(signer.sign(MESSAGE) for _ in range(10)), return_exceptions=True)
     assert all(isinstance(answer, SignerUnusable) for answer in asked)
     assert vault.asked == 6  # once, and not again
 
-    signer._circuit._next_probe = 0
+    signer._bounds._next_probe = 0
     vault.refusal = None
     await prove(signer, signer.public_key)
     await asyncio.gather(*(prove(signer, signer.public_key) for _ in range(10)))
@@ -248,13 +248,13 @@ async def test_a_broken_backend_is_left_alone(vault: FakeVault, monkeypatch: pyt
 
 async def test_nobody_waits_behind_the_one_who_tries_again(vault: FakeVault, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one caller tries a broken backend again and hangs, on the only connection, all others are told at once."""
-    monkeypatch.setattr(remote, "_SECONDS_BETWEEN_PROBES", 3600.0)
+    monkeypatch.setattr(bounds, "_SECONDS_BETWEEN_PROBES", 3600.0)
     signer = opened(vault, "&x-sessions=1")
     vault.next.extend([400] * 5)
     for _ in range(5):
         with pytest.raises(SignerUnusable):
             await signer.sign(MESSAGE)
-    signer._circuit._next_probe = 0
+    signer._bounds._next_probe = 0
     vault.next.append("hang")
     trying = asyncio.create_task(signer.sign(MESSAGE))
     await asyncio.to_thread(vault.hanging.wait)
@@ -347,7 +347,12 @@ async def test_the_key_of_a_certificate(vault: FakeVault, tmp_path: Path) -> Non
 async def test_vault_comes_back_while_a_key_is_opened(vault: FakeVault) -> None:
     """A Vault that is about to start, or elects a new leader: opening a key waits a moment for it."""
     vault.next.extend([503, "drop"])
-    await open_signer(vault.uri()).aclose()
+    signer = open_signer(vault.uri())
+    assert not vault.next
+    assert vault.asked == 3
+    assert signer.public_key == shared_key("P-256").public_key()
+    await prove(signer, signer.public_key)
+    await signer.aclose()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from cryptography.x509 import ocsp
 
 from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig
-from lakthan.keys import remote
+from lakthan.keys import bounds
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan_ocsp.__main__ import serve
@@ -27,7 +27,7 @@ async def test_a_vault_that_is_away_hurts_its_own_authority_alone(
     """While Vault does not sign, its authority's responder says internalError; the other authority is answered as ever.
     When Vault is back, so is the responder, without a restart.
     """
-    monkeypatch.setattr(remote, "_SECONDS_BETWEEN_PROBES", 0.05)
+    monkeypatch.setattr(bounds, "_SECONDS_BETWEEN_PROBES", 0.05)
     pool = await open_as("lakthan_registry")
     authorities, writer = AuthorityAdmin(pool), ChangeWriter(pool)
     vault = FakeVault(tmp_path)

@@ -88,6 +88,8 @@ def _signature(key: PrivateKey, fields: dict[str, Any]) -> bytes:
         assert fields["SigningAlgorithm"].startswith("ECDSA_SHA_")
         return key.sign(given, ec.ECDSA(scheme))
     assert isinstance(key, rsa.RSAPrivateKey)
+    if fields["SigningAlgorithm"].startswith("RSASSA_PSS_SHA_"):
+        return key.sign(given, padding.PSS(padding.MGF1(hash_algorithm), hash_algorithm.digest_size), scheme)
     assert fields["SigningAlgorithm"].startswith("RSASSA_PKCS1_V1_5_SHA_")
     return key.sign(given, padding.PKCS1v15(), scheme)
 

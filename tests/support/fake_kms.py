@@ -134,8 +134,10 @@ def refuses(key: KeyURI, says: str) -> None:
         keys.open_signer(key)
 
 
-async def openssl_agrees(public_key: PublicKeyTypes, kind: str, message: bytes, signature: bytes, home: Path) -> bool:
-    """Whether openssl verifies the signature of a key of this kind."""
+async def openssl_agrees(
+    public_key: PublicKeyTypes, kind: str, message: bytes, signature: bytes, home: Path, *, pss: bool = False
+) -> bool:
+    """Whether openssl verifies the signature of a key of this kind. `pss`: by RSASSA-PSS with 32 octets of salt."""
     (home / "message").write_bytes(message)
     (home / "signature").write_bytes(signature)
     (home / "public.pem").write_bytes(public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -143,6 +145,9 @@ async def openssl_agrees(public_key: PublicKeyTypes, kind: str, message: bytes, 
     command += ["-rawin", "-in", "message", "-sigfile", "signature"]
     if kind != "Ed25519":
         command += ["-digest", "sha384" if kind == "P-384" else "sha256"]
+    if pss:
+        options = ("rsa_padding_mode:pss", "rsa_pss_saltlen:32", "rsa_mgf1_md:sha256")
+        command += [word for option in options for word in ("-pkeyopt", option)]
     judge = await asyncio.create_subprocess_exec(*command, cwd=home, stdout=subprocess.PIPE)
     said, _ = await judge.communicate()
     return b"Signature Verified Successfully" in said

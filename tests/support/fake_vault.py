@@ -93,7 +93,9 @@ def _signature(key: PrivateKey, given: bytes, fields: dict[str, Any]) -> bytes:
     assert isinstance(key, rsa.RSAPrivateKey)
     if fields.get("signature_algorithm", "pss") == "pkcs1v15":
         return key.sign(given, padding.PKCS1v15(), scheme)
-    return key.sign(given, padding.PSS(padding.MGF1(hash_algorithm), padding.PSS.MAX_LENGTH), scheme)
+    # Unless told otherwise, salt as long as fits.
+    salt_octets = hash_algorithm.digest_size if fields.get("salt_length", "auto") == "hash" else padding.PSS.MAX_LENGTH
+    return key.sign(given, padding.PSS(padding.MGF1(hash_algorithm), salt_octets), scheme)
 
 
 def _described(key: TransitKey) -> dict[str, Any]:

@@ -35,15 +35,22 @@ class Token:
         query = f"module-path={MODULE}&pin-source={pin_source}{more}"
         return KeyURI(f"pkcs11:token={self.label};object={label}?{query}", self.home)
 
-    def put(self, label: str, key: PrivateKey) -> None:
-        """Bring a private key, and with it its public half, into the token."""
+    def put(self, label: str, key: PrivateKey) -> str:
+        """Bring a private key, and with it its public half, into the token. Gives their id, in hexadecimal."""
         pem = self.home / f"{label}.key"
         pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        self.util("--import", str(pem), "--label", label, "--id", secrets.token_hex(4))
+        identifier = secrets.token_hex(4)
+        self.util("--import", str(pem), "--label", label, "--id", identifier)
+        return identifier
 
     def util(self, *arguments: str) -> str:
         """Run softhsm2-util on this token."""
         return run_util("--token", self.label, "--pin", PIN, *arguments)
+
+    def tool(self, *arguments: str) -> str:
+        """Run pkcs11-tool on this token."""
+        command = [str(need("pkcs11-tool")), "--module", str(MODULE), "--token-label", self.label, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
 
 
 def run_util(*arguments: str) -> str:

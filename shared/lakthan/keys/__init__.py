@@ -9,11 +9,14 @@
     awskms:alias/ocsp?region=ap-southeast-1&credentials-file=/run/secrets/aws
                                                      a key in AWS KMS (`awskms`)
 
+With `x-signature=pss` after the `?` an RSA key signs with RSASSA-PSS, wherever it is.
+
 Nothing outside this package knows where a key lives.
 """
 
 from __future__ import annotations
 
-from lakthan.keys.signer import Signer, open_signer, prove, sign_at_once
+from lakthan.keys.late import LateSigner
+from lakthan.keys.signer import Signer, open_signer, prove, sign_at_once, sign_later
 
-__all__ = ["Signer", "open_signer", "prove", "sign_at_once"]
+__all__ = ["LateSigner", "Signer", "open_signer", "prove", "sign_at_once", "sign_later"]

@@ -22,7 +22,13 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from lakthan.algorithms import ECDSA_WITH_SHA256, ECDSA_WITH_SHA384, SHA256_WITH_RSA, signature_algorithm_of
+from lakthan.algorithms import (
+    ECDSA_WITH_SHA256,
+    ECDSA_WITH_SHA384,
+    RSASSA_PSS_SHA256,
+    SHA256_WITH_RSA,
+    signature_algorithm_of,
+)
 from lakthan.errors import SignerUnusable
 from lakthan.keys.aws_sigv4 import Credentials, signed_headers
 from lakthan.keys.remote import Ask
@@ -41,6 +47,7 @@ _ALGORITHMS = {
     ECDSA_WITH_SHA256.label: "ECDSA_SHA_256",
     ECDSA_WITH_SHA384.label: "ECDSA_SHA_384",
     SHA256_WITH_RSA.label: "RSASSA_PKCS1_V1_5_SHA_256",
+    RSASSA_PSS_SHA256.label: "RSASSA_PSS_SHA_256",  # its salt is as long as the digest
 }
 # KMS says "slow down" with status 400; the names: "Common errors" and "Throttling" of its documentation.
 _SLOW_DOWN = ("ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException")
@@ -91,7 +98,7 @@ class AWSKey:
         if answer.key_usage != "SIGN_VERIFY":
             raise self.uri.wrong(f"KMS has it for {answer.key_usage}: use a key for SIGN_VERIFY")
         public_key = load_der_public_key(answer.public_key)
-        algorithm = signature_algorithm_of(public_key)
+        algorithm = signature_algorithm_of(public_key, pss=self.uri.pss)
         if algorithm.label not in _ALGORITHMS:
             raise self.uri.wrong(f"{algorithm.label} is not signed with through KMS: use P-256, P-384 or RSA")
         self._key_id = answer.key_id

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_byte, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, cast, create_string_buffer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lakthan.errors import ConfigError
 
@@ -39,7 +39,8 @@ CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT = 0x120, 0x122, 0x
 CKA_TOKEN, CKA_PRIVATE, CKA_SENSITIVE, CKA_SIGN, CKA_VERIFY, CKA_EXTRACTABLE = 0x1, 0x2, 0x103, 0x108, 0x10A, 0x162
 CKA_MODULUS_BITS = 0x121
 
-CKM_RSA_PKCS, CKM_ECDSA, CKM_EDDSA = 0x1, 0x1041, 0x1057
+CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA, CKM_EDDSA = 0x1, 0xD, 0x1041, 0x1057
+CKM_SHA256, CKG_MGF1_SHA256 = 0x250, 0x2
 CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN = 0x0, 0x1040, 0x1055
 
 CKR_OK = 0x0
@@ -85,6 +86,13 @@ _NAMES = {
 }
 
 
+class Mechanism(NamedTuple):
+    """How to sign: the number, and the parameter as it lies in memory, None where there is none."""
+
+    number: int
+    parameter: bytes | None = None
+
+
 class CryptokiError(Exception):
     """A PKCS#11 function failed. `value` is its CK_RV."""
 
@@ -128,6 +136,10 @@ class _Attribute(ctypes.Structure):
 
 class _Mechanism(ctypes.Structure):
     _fields_ = (("mechanism", c_ulong), ("parameter", c_void_p), ("parameter_length", c_ulong))
+
+
+class _RSAPSSParams(ctypes.Structure):
+    _fields_ = (("hash_mechanism", c_ulong), ("mask_generation", c_ulong), ("salt_octets", c_ulong))
 
 
 # Where the functions stand in CK_FUNCTION_LIST, and their arguments.
@@ -258,9 +270,11 @@ class Cryptoki:
         self._call("C_GetAttributeValue", session, handle, byref(wanted), 1)
         return value.raw[: wanted.length]
 
-    def sign(self, session: int, mechanism: int, key: int, data: bytes, most: int) -> bytes:
+    def sign(self, session: int, mechanism: Mechanism, key: int, data: bytes, most: int) -> bytes:
         """The signature of `data`, of at most `most` octets."""
-        self._call("C_SignInit", session, byref(_Mechanism(mechanism, None, 0)), key)
+        parameter = cast(c_char_p(mechanism.parameter), c_void_p)
+        used = _Mechanism(mechanism.number, parameter, len(mechanism.parameter or b""))
+        self._call("C_SignInit", session, byref(used), key)
         signature, length = create_string_buffer(most), c_ulong(most)
         self._call("C_Sign", session, data, len(data), signature, byref(length))
         return signature.raw[: length.value]
@@ -291,6 +305,11 @@ def _template(attributes: Mapping[int, bytes]) -> ctypes.Array[_Attribute]:
     return (_Attribute * len(attributes))(
         *(_Attribute(kind, cast(value, c_void_p), len(value)) for kind, value in zip(attributes, values, strict=True))
     )
+
+
+def pss_sha256() -> bytes:
+    """The CK_RSA_PKCS_PSS_PARAMS of SHA-256 for everything, with salt as long as a digest."""
+    return bytes(_RSAPSSParams(CKM_SHA256, CKG_MGF1_SHA256, 32))
 
 
 def number(value: int) -> bytes:

@@ -36,12 +36,15 @@ class Purpose(Enum):
     TSA = der.sequence(_ID_CE_EXT_KEY_USAGE, _CRITICAL, der.octet_string(der.sequence(_ID_KP_TIME_STAMPING)))
 
 
-async def certification_request(signer: Signer, subject: bytes, purpose: Purpose) -> bytes:
+async def certification_request(
+    signer: Signer, subject: bytes, purpose: Purpose, *, more_extensions: bytes = b""
+) -> bytes:
     """The DER of a CertificationRequest for the signer's key. `subject`: the DER of a Name (RFC 2986 §4).
+    `more_extensions`: encoded, such as the subjectAltName of the certificate before.
 
     Raises what `Signer.sign` raises.
     """
-    extensions = der.sequence(_DIGITAL_SIGNATURE + purpose.value)
+    extensions = der.sequence(_DIGITAL_SIGNATURE + purpose.value + more_extensions)
     attribute = der.sequence(_ID_EXTENSION_REQUEST, der.encode(der.SET, extensions))
     information = der.sequence(
         der.encode(der.INTEGER, b"\x00"),

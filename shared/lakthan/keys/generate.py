@@ -48,7 +48,7 @@ def generate(key: KeyURI, kind: str) -> None:
 
 
 def _in_file(key: KeyURI, kind: str) -> None:
-    path, passphrase = key_file(key)
+    path, passphrase, _ = key_file(key)
     made = _software_key(kind)
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -5,7 +5,8 @@ Promises:
 - One login in a process for each token, whatever the number of keys and sessions in it. A PIN that the token refused
   is never tried again by this process: three wrong ones lock many tokens.
 - Vendor calls run on the signer's own threads, each with a session of its own. The event loop never waits for a device.
-- At most `x-sessions` signatures are under way and `x-waiting` wait; the next caller gets `SignerBusy` at once.
+- At most `x-sessions` signatures are under way and `x-waiting` wait; the next caller gets `SignerBusy` at once, and
+  nobody waits longer than `x-deadline` seconds. A key that fails is left alone (`bounds`).
 - A lost session, a token that was taken out, a library that wants to be started again: the next signature finds the key
   anew. While that fails, every caller gets `SignerUnusable` at once, and the device is asked once a second, not more.
 
@@ -19,38 +20,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidKey
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from lakthan import der
 from lakthan.algorithms import SignatureAlgorithm, signature_algorithm_of
-from lakthan.errors import ConfigError, SignerBusy, SignerUnusable
+from lakthan.errors import ConfigError, KeyAway, SignerUnusable
 from lakthan.keys import cryptoki, pkcs11_uri
-from lakthan.keys.cryptoki import CryptokiError
+from lakthan.keys.bounds import Bounds
+from lakthan.keys.cryptoki import CryptokiError, Mechanism
+from lakthan.keys.pkcs11_public import public_key_of
 from lakthan.keys.pkcs11_token import Away, Token
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from lakthan.config import KeyURI
-    from lakthan.keys.pkcs11_uri import PKCS11URI
+    from lakthan.keys.pkcs11_uri import PKCS11URI, Given
 
-# RSA-4096; an ECDSA or EdDSA signature is shorter.
-_LONGEST_SIGNATURE = 512
-_MECHANISMS = {
-    cryptoki.CKK_RSA: cryptoki.CKM_RSA_PKCS,
-    cryptoki.CKK_EC: cryptoki.CKM_ECDSA,
-    cryptoki.CKK_EC_EDWARDS: cryptoki.CKM_EDDSA,
-}
-_CURVES: dict[bytes, ec.EllipticCurve] = {
-    der.object_identifier("1.2.840.10045.3.1.7"): ec.SECP256R1(),
-    der.object_identifier("1.3.132.0.34"): ec.SECP384R1(),
-    der.object_identifier("1.3.132.0.35"): ec.SECP521R1(),
+# ML-DSA-87 (FIPS 204, table 2), the longest that may come; RSA-4096 has 512.
+_LONGEST_SIGNATURE = 4627
+_MECHANISMS: dict[int, tuple[int, Given]] = {
+    cryptoki.CKK_RSA: (cryptoki.CKM_RSA_PKCS, "digest-info"),
+    cryptoki.CKK_EC: (cryptoki.CKM_ECDSA, "digest"),
+    cryptoki.CKK_EC_EDWARDS: (cryptoki.CKM_EDDSA, "message"),
 }
 
 
@@ -62,6 +58,23 @@ class _Held(threading.local):
     generation = -1
 
 
+class _Asked:
+    """A message, and who waits for its signature. `overdue`: its time is over, and a thread is still busy with it."""
+
+    __slots__ = ("_claimed", "loop", "message", "overdue", "signature")
+
+    def __init__(self, message: bytes) -> None:
+        self.message = message
+        self.loop = asyncio.get_running_loop()
+        self.signature: asyncio.Future[bytes] = self.loop.create_future()
+        self.overdue = False
+        self._claimed = threading.Lock()
+
+    def claim(self) -> bool:
+        """True for the first: the thread that begins with it, or the caller who leaves before that."""
+        return self._claimed.acquire(blocking=False)
+
+
 class PKCS11Signer:
     """One key of one token."""
 
@@ -70,54 +83,108 @@ class PKCS11Signer:
         self._token = Token(uri)
         self._library = self._token.library
         self._held = _Held()
-        self._under_way = 0
         try:
-            key_type, self.public_key = self._first_look()
+            with self._library.opening:
+                key_type, self.public_key = self._first_look()
         except CryptokiError as error:
-            raise ConfigError(f"the key {uri} cannot be opened: {error}") from error
+            raise KeyAway(f"the key {uri} cannot be opened: {error}") from error
         except (SignerUnusable, Away) as error:
-            raise ConfigError(str(error)) from error
-        self.algorithm: SignatureAlgorithm = signature_algorithm_of(self.public_key)
+            raise KeyAway(str(error)) from error
+        self.algorithm: SignatureAlgorithm = signature_algorithm_of(self.public_key, pss=uri.pss)
         self._key_type = key_type
-        self._mechanism = _MECHANISMS[key_type] if uri.mechanism < 0 else uri.mechanism
-        self._executor = ThreadPoolExecutor(uri.sessions, thread_name_prefix="pkcs11")
+        self._mechanism, self._given = _mechanism(uri, key_type)
+        self._bounds = Bounds(uri.name, str(uri), at_once=uri.sessions, waiting=uri.waiting)
+        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        # Daemons: a program that ends does not wait for a device that hangs.
+        for _ in range(uri.sessions):
+            threading.Thread(target=self._work, name="pkcs11", daemon=True).start()
 
     @classmethod
     def load(cls, key: KeyURI) -> PKCS11Signer:
-        """Open the key that the URI names, log in, find it. Raises `ConfigError`."""
+        """Open the key that the URI names, log in, find it. Raises `ConfigError`, and its kind `KeyAway` for what may
+        pass without a change of the configuration.
+        """
         return cls(pkcs11_uri.parse(key))
 
     def _first_look(self) -> tuple[int, PublicKeyTypes]:
-        """Log in and find the key: its type and its public half. The caller's session holds the login from now on."""
+        """Log in and find the key: its type and its public half. The caller's session holds the login from now on.
+
+        A library that gives errors is started again once: it may have seen a token that was only half there.
+        """
         self._token.look()
-        with self._library.in_use() as generation:
-            session, key = self._open(generation)
-            attribute = self._library.cryptoki.attribute(session, key, cryptoki.CKA_KEY_TYPE)
-            key_type = int.from_bytes(attribute, "little")
-            return key_type, _public_key(self._token, session, key, key_type)
+        for again in (False, True):
+            with self._library.in_use() as generation:
+                try:
+                    session, key = self._open(generation)
+                    attribute = self._library.cryptoki.attribute(session, key, cryptoki.CKA_KEY_TYPE)
+                    key_type = int.from_bytes(attribute, "little")
+                    return key_type, public_key_of(self._token, session, key, key_type)
+                except CryptokiError:
+                    if again:
+                        raise
+            self._library.restart(generation)
+        raise AssertionError("the second time returns or raises")
 
     async def sign(self, message: bytes) -> bytes:
         """See `Signer.sign`."""
-        if self._under_way >= self._uri.sessions + self._uri.waiting:
-            raise SignerBusy(f"{self._under_way} signatures wait for {self._uri}")
-        self._under_way += 1
+        self._bounds.enter()
         try:
-            signing = asyncio.get_running_loop().run_in_executor(self._executor, self._sign, message)
-            signing.add_done_callback(self._done)
-        except BaseException:
-            self._under_way -= 1
+            self._bounds.begin()
+        except SignerUnusable:
+            self._bounds.leave()
             raise
-        return await asyncio.shield(signing)
-
-    def _done(self, signing: asyncio.Future[bytes]) -> None:
-        # Counted when the device is done, not when the caller has left: a thread is busy until then.
-        self._under_way -= 1
-        if not signing.cancelled():
-            signing.exception()  # its caller may have left
+        asked = _Asked(message)
+        self._asked.put(asked)
+        try:
+            async with asyncio.timeout(self._uri.deadline_seconds):
+                return await asked.signature
+        except TimeoutError as error:
+            if asked.claim():
+                self._bounds.leave()
+                raise self._bounds.busy(f"{self._uri}: not his turn within {self._uri.deadline_seconds} s") from error
+            failure = SignerUnusable(f"{self._uri}: no signature within {self._uri.deadline_seconds} s")
+            asked.overdue = True
+            self._bounds.became_overdue(failure)
+            raise failure from error
+        except asyncio.CancelledError:
+            if asked.claim():
+                self._bounds.leave()
+            raise
 
     async def aclose(self) -> None:
         """See `Signer.aclose`. Sessions are left to the end of the process: other signers share their login."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._bounds.close()
+        for _ in range(self._uri.sessions):
+            self._asked.put(None)
+
+    def _work(self) -> None:
+        """What a thread does."""
+        while (asked := self._asked.get()) is not None:
+            if not asked.claim():  # nobody waits any more
+                continue
+            signature, error = b"", None
+            try:
+                signature = self._sign(asked.message)
+            except Exception as failure:  # noqa: BLE001 - it belongs to who asked
+                error = failure
+            with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+                asked.loop.call_soon_threadsafe(self._done, asked, signature, error)
+
+    def _done(self, asked: _Asked, signature: bytes, error: Exception | None) -> None:
+        # Counted when the device is done, not when the caller has left: a thread is busy until then.
+        self._bounds.leave()
+        if asked.overdue:
+            self._bounds.overdue_came_back()
+        elif error is None:
+            self._bounds.succeeded()
+        else:
+            self._bounds.failed(error)
+        if asked.signature.done():  # the caller has left
+            return
+        if error is None:
+            asked.signature.set_result(signature)
+        else:
+            asked.signature.set_exception(error)
 
     def _sign(self, message: bytes) -> bytes:
         """One signature, on a thread of the signer. What fails is tried with a new session, then with a new start."""
@@ -141,11 +208,10 @@ class PKCS11Signer:
         raise SignerUnusable(f"{self._uri} does not sign: {failure}") from failure
 
     def _prepare(self, message: bytes) -> bytes:
-        """What the mechanism wants: the digest, its DigestInfo (RFC 8017 §9.2), or the message itself."""
-        if self._key_type == cryptoki.CKK_EC_EDWARDS:
+        if self._given == "message":
             return message
         digest = self.algorithm.hash.digest(message)
-        if self._key_type == cryptoki.CKK_EC:
+        if self._given == "digest":
             return digest
         return der.sequence(self.algorithm.hash.algorithm_identifier_with_null, der.octet_string(digest))
 
@@ -174,33 +240,15 @@ class PKCS11Signer:
                     self._token.close_session(session)
 
 
-def _public_key(token: Token, session: int, key: int, key_type: int) -> PublicKeyTypes:
-    """The public half: from the public key object beside the private one, or from the private RSA key itself."""
-    library, uri = token.library.cryptoki, token.uri
-    if key_type not in _MECHANISMS:
-        raise ConfigError(f"the key {uri} is of PKCS#11 key type {key_type:#x}: use RSA, EC or Ed25519")
-    found = token.find(session, cryptoki.CKO_PUBLIC_KEY)
-    if key_type == cryptoki.CKK_RSA:
-        holder = found[0] if found else key
-        modulus, exponent = (
-            int.from_bytes(library.attribute(session, holder, kind), "big")
-            for kind in (cryptoki.CKA_MODULUS, cryptoki.CKA_PUBLIC_EXPONENT)
+def _mechanism(uri: PKCS11URI, key_type: int) -> tuple[Mechanism, Given]:
+    """The mechanism, and what it wants to be given: the usual one unless the URI says otherwise."""
+    number, given = _MECHANISMS.get(key_type, (-1, None))
+    if uri.pss:
+        number, given = cryptoki.CKM_RSA_PKCS_PSS, "digest"
+    number, given = number if uri.mechanism < 0 else uri.mechanism, uri.given or given
+    if number < 0 or given is None:
+        raise ConfigError(
+            f"the key {uri} is of PKCS#11 key type {key_type:#x}, which is not known here: add x-mechanism=NUMBER and "
+            f"x-input={'|'.join(pkcs11_uri.GIVEN)}, or use RSA, EC or Ed25519"
         )
-        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    if not found:
-        raise ConfigError(f"the key {uri} has no public key object beside it: import that one too")
-    point = library.attribute(session, found[0], cryptoki.CKA_EC_POINT)
-    with suppress(der.DERError):  # the standard wraps it into an OCTET STRING, some tokens do not
-        reader = der.Reader(point)
-        unwrapped = reader.content(der.OCTET_STRING)
-        reader.finish()
-        point = unwrapped
-    try:
-        if key_type == cryptoki.CKK_EC_EDWARDS:
-            return ed25519.Ed25519PublicKey.from_public_bytes(point)
-        curve = _CURVES.get(library.attribute(session, found[0], cryptoki.CKA_EC_PARAMS))
-        if curve is None:
-            raise ConfigError(f"the key {uri} lies on an unknown curve: use P-256 or P-384")
-        return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
-    except (ValueError, InvalidKey) as error:
-        raise ConfigError(f"the public key of {uri} cannot be read: {error}") from error
+    return Mechanism(number, cryptoki.pss_sha256() if uri.pss else None), given

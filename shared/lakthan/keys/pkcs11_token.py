@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.errors import KeyAway, SignerUnusable
 from lakthan.keys import cryptoki
 from lakthan.keys.cryptoki import Cryptoki, CryptokiError
 
@@ -32,13 +32,14 @@ class Library:
     """A library and everybody who is calling it, so that it can be started again when nobody is."""
 
     _opened: dict[Path, Library] = {}  # noqa: RUF012 - a registry, on purpose of the class
-    _opening = threading.Lock()
+    _opening_one = threading.Lock()
 
     def __init__(self, path: Path) -> None:
         self.cryptoki = Cryptoki(path)
         self.generation = 0
         self.refused_pins: set[tuple[str, bytes]] = set()
         self.login = threading.Lock()
+        self.opening = threading.Lock()  # one key after the other: to find a token may mean to start again
         self._condition = threading.Condition()
         self._calling = 0
         self._restarting = False
@@ -47,12 +48,12 @@ class Library:
     @classmethod
     def open(cls, path: Path) -> Library:
         """The one of this process."""
-        with cls._opening:
+        with cls._opening_one:
             if path not in cls._opened:
                 try:
                     cls._opened[path] = cls(path)
                 except CryptokiError as error:
-                    raise ConfigError(f"the PKCS#11 library {path} cannot be started: {error}") from error
+                    raise KeyAway(f"the PKCS#11 library {path} cannot be started: {error}") from error
             return cls._opened[path]
 
     @contextmanager

@@ -36,9 +36,9 @@ import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from lakthan.algorithms import SignatureAlgorithm, signature_algorithm_of
-from lakthan.errors import ConfigError, SignerBusy, SignerUnusable
+from lakthan.errors import KeyAway, SignerBusy, SignerUnusable
+from lakthan.keys.bounds import Bounds
 from lakthan.keys.verification import verify
-from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _FIRST_PAUSE_SECONDS = 0.1
-_FAILURES_UNTIL_LEFT_ALONE = 5
-_SECONDS_BETWEEN_PROBES = 1.0
 # An answer with a signature of RSA-4096 in base64 has 1 KB; one with fifty versions of a public key 40 KB.
 _LONGEST_ANSWER = 1 << 20
 _LONGEST_COMPLAINT = 300
@@ -100,66 +98,33 @@ class _Away(SignerUnusable):
     """The backend cannot now; it may soon."""
 
 
+class _NoAnswer(_Away):
+    """Not within the deadline."""
+
+
 class _SlowDown(SignerBusy):
     """The backend wants fewer requests."""
-
-
-class _Circuit:
-    """Whether a backend is asked at all."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._failures = 0
-        self._next_probe = 0.0
-        self._last = ""
-
-    @property
-    def is_open(self) -> bool:
-        return self._failures >= _FAILURES_UNTIL_LEFT_ALONE
-
-    def check(self) -> None:
-        """Raise `SignerUnusable` while the backend is left alone."""
-        if self.is_open and time.monotonic() < self._next_probe:
-            raise SignerUnusable(f"{self._key} is away and asked once a second: {self._last}")
-
-    def enter(self) -> bool:
-        """The same, for one who asks now. Whether he is the one of this second who tries again."""
-        self.check()
-        if self.is_open:
-            self._next_probe = time.monotonic() + _SECONDS_BETWEEN_PROBES
-        return self.is_open
-
-    def succeeded(self) -> None:
-        if self.is_open:
-            log.warning("a key signs again", key=self._key)
-        self._failures = 0
-
-    def failed(self, error: Exception) -> None:
-        self._failures += 1
-        self._last = str(error)
-        if self._failures == _FAILURES_UNTIL_LEFT_ALONE:
-            self._next_probe = time.monotonic() + _SECONDS_BETWEEN_PROBES
-            log.error("a key does not sign and is left alone, but for one try a second", problem=self._last)
 
 
 class RemoteSigner:
     """One key of one backend."""
 
     def __init__(self, backend: Backend) -> None:
-        """Fetches the public key, and so blocks the caller's thread. Raises `ConfigError`."""
+        """Fetches the public key, and so blocks the caller's thread. Raises `ConfigError`, and its kind `KeyAway` for
+        what may pass without a change of the configuration.
+        """
         self._backend = backend
         self._uri = uri = backend.uri
         # Here and not at the first signature: reading the system's CAs takes milliseconds.
         self._tls = uri.tls()
         self.public_key: PublicKeyTypes = self._first_look()
-        self.algorithm: SignatureAlgorithm = signature_algorithm_of(self.public_key)
+        self.algorithm: SignatureAlgorithm = signature_algorithm_of(self.public_key, pss=uri.pss)
         self._session: aiohttp.ClientSession | None = None
         # Signatures are verified here: that costs up to a millisecond (P-384), too much for the event loop. Not in the
         # loop's own threads, which look up host names and may all be stuck in that, for the sake of another key.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="verify")
         self._places = asyncio.Semaphore(uri.sessions)
-        self._under_way = 0
-        self._circuit = _Circuit(str(uri))
+        self._bounds = Bounds(str(uri), str(uri), at_once=uri.sessions, waiting=uri.waiting)
 
     def _first_look(self) -> PublicKeyTypes:
         """The public half, by the blocking client of the standard library: keys are opened at start, when nothing else
@@ -173,11 +138,13 @@ class RemoteSigner:
                 return self._backend.opened(self._fetch(self._backend.opening()))
             except (_Away, _SlowDown) as error:
                 failure = error
-            except SignerUnusable as error:
-                raise ConfigError(str(error)) from error
+            except SignerUnusable as error:  # refused: whoever gave the token may put that right
+                raise KeyAway(str(error)) from error
             except (ValueError, msgspec.MsgspecError, UnsupportedAlgorithm) as error:
-                raise self._uri.wrong(f"what the backend answers holds no public key: {error}") from error
-        raise ConfigError(str(failure)) from failure
+                raise KeyAway(
+                    f"the key {str(self._uri)!r}: what the backend answers holds no public key: {error}"
+                ) from error
+        raise KeyAway(str(failure)) from failure
 
     def _fetch(self, ask: Ask) -> bytes:
         """Ask, and wait for the answer in the caller's thread."""
@@ -202,48 +169,51 @@ class RemoteSigner:
 
     async def sign(self, message: bytes) -> bytes:
         """See `Signer.sign`."""
-        if self._under_way >= self._uri.sessions + self._uri.waiting:
-            raise SignerBusy(f"{self._under_way} signatures wait for {self._uri}")
-        self._circuit.check()
-        self._under_way += 1
+        self._bounds.enter()
         try:
             try:
                 async with asyncio.timeout(self._uri.deadline_seconds):
                     await self._places.acquire()
             except TimeoutError as error:
-                raise SignerBusy(f"{self._uri}: not his turn within {self._uri.deadline_seconds} s") from error
+                raise self._bounds.busy(f"{self._uri}: not his turn within {self._uri.deadline_seconds} s") from error
             try:
                 return await self._sign(message)
             finally:
                 self._places.release()
         finally:
-            self._under_way -= 1
+            self._bounds.leave()
 
     async def aclose(self) -> None:
         """See `Signer.aclose`."""
+        self._bounds.close()
         self._threads.shutdown(wait=False)
         if self._session is not None:
             await self._session.close()
 
     async def _sign(self, message: bytes) -> bytes:
         """One signature, verified, by one whose turn it is."""
-        attempts = 1 if self._circuit.enter() else _ATTEMPTS
+        attempts = 1 if self._bounds.begin() else _ATTEMPTS
         try:
             signature = await self._persist(message, attempts)
-            verified = partial(verify, self.public_key, self.algorithm.hash, signature, message)
+            verified = partial(verify, self.public_key, self.algorithm.hash, signature, message, pss=self.algorithm.pss)
             await asyncio.get_running_loop().run_in_executor(self._threads, verified)
         except InvalidSignature:
             failure = SignerUnusable(f"{self._uri}: the backend gave a signature that its key does not verify")
-            self._circuit.failed(failure)
+            self._bounds.failed(failure)
             raise failure from None
-        except SignerUnusable as error:
-            self._circuit.failed(error)
+        except _NoAnswer as error:
+            self._bounds.failed(error, "timed out")
             raise
-        self._circuit.succeeded()
+        except SignerUnusable as error:
+            self._bounds.failed(error)
+            raise
+        except SignerBusy as error:
+            raise self._bounds.busy(str(error)) from error
+        self._bounds.succeeded()
         return signature
 
     async def _persist(self, message: bytes, attempts: int) -> bytes:
-        failure: Exception = _Away(f"{self._uri}: no answer in time")
+        failure: Exception = _NoAnswer(f"{self._uri}: no answer in time")
         with suppress(TimeoutError):  # the last failure, or this one, says more
             async with asyncio.timeout(self._uri.deadline_seconds):
                 for attempt in range(attempts):
@@ -273,7 +243,7 @@ class RemoteSigner:
             ):
                 body = await _bounded(response.content)
         except TimeoutError as error:
-            raise _Away(f"{self._uri}: no answer in time") from error
+            raise _NoAnswer(f"{self._uri}: no answer in time") from error
         except aiohttp.ClientError as error:
             raise _Away(f"{self._uri}: {self._clean(str(error) or type(error).__name__)}") from error
         if response.status != http.HTTPStatus.OK:

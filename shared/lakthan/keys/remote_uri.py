@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from lakthan.errors import ConfigError, SignerUnusable
+from lakthan.keys.pss import wants_pss
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ _SESSIONS = 16
 _WAITING = 64
 # For the turn, and once more for the signature with its retries. OCSP clients commonly give up after 10 or 15 seconds.
 _DEADLINE_SECONDS = 5
-_COMMON = ("ca-file", "x-sessions", "x-waiting", "x-deadline")
+_COMMON = ("ca-file", "x-sessions", "x-waiting", "x-deadline", "x-signature")
 _SECRETS = ("token", "access-key", "secret-key", "secret-access-key", "password", "credentials")
 
 
@@ -36,7 +37,7 @@ class RemoteURI:
     """A URI, read: the key's `path`, and how the backend is used.
 
     `sessions`: signatures under way at once; `waiting`: how many more may wait; `deadline_seconds`: for how long each
-    waits for its turn at most, and as long again for the backend.
+    waits for its turn at most, and as long again for the backend; `pss`: an RSA key signs with RSASSA-PSS.
     """
 
     def __init__(self, key: KeyURI, known: tuple[str, ...]) -> None:
@@ -57,6 +58,7 @@ class RemoteURI:
         self.sessions = self.number("x-sessions", range(1, 257), _SESSIONS)
         self.waiting = self.number("x-waiting", range(65537), _WAITING)
         self.deadline_seconds = self.number("x-deadline", range(1, 61), _DEADLINE_SECONDS)
+        self.pss = wants_pss(key)
 
     def __str__(self) -> str:
         return self._name

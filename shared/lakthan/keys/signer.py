@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from lakthan.algorithms import SignatureAlgorithm
+    from lakthan.keys.threads import Told
 
-__all__ = ["Signer", "open_signer", "prove", "sign_at_once", "verify"]
+__all__ = ["Signer", "open_signer", "prove", "sign_at_once", "sign_later", "verify"]
 
 
 class Signer(Protocol):
     """One private key.
 
-    `sign` gives the signature octets as they stand in X.509 (ECDSA-Sig-Value, PKCS#1 v1.5, Ed25519). It raises
+    `sign` gives the signature octets as they stand in X.509 (ECDSA-Sig-Value, RSA by PKCS#1 v1.5 or
+    PSS, Ed25519). It raises
     `SignerBusy` when the key has too much to do, and `SignerUnusable` when it cannot sign; it never gives a wrong
     signature knowingly. After `aclose` it is not used again.
     """
@@ -61,8 +63,8 @@ def open_signer(key: KeyURI) -> Signer:
         return RemoteSigner(AWSKey(key))
     if key.uri.startswith("pkcs11:"):
         return PKCS11Signer.load(key)
-    path, passphrase = key_file(key)
-    return SoftwareSigner.load(path, passphrase)
+    file = key_file(key)
+    return SoftwareSigner.load(file.path, file.passphrase, pss=file.pss)
 
 
 def sign_at_once(signer: Signer) -> Callable[[bytes], bytes] | None:
@@ -70,6 +72,14 @@ def sign_at_once(signer: Signer) -> Callable[[bytes], bytes] | None:
     for all others, which hold up the event loop or wait for a device.
     """
     return signer.sign_at_once if isinstance(signer, SoftwareSigner) else None
+
+
+def sign_later(signer: Signer) -> Callable[[bytes, Told], None] | None:
+    """A function that has a message signed by a thread, and calls with the signature, or with the reason why there is
+    none, in a later turn of the running event loop: `Signer.sign` without a task. For keys in this process that take
+    their time; None for all others. It raises what `Signer.sign` raises before it waits; then nobody is called.
+    """
+    return signer.sign_later if isinstance(signer, SoftwareSigner) else None
 
 
 async def prove(signer: Signer, certified_key: PublicKeyTypes) -> None:
@@ -81,7 +91,7 @@ async def prove(signer: Signer, certified_key: PublicKeyTypes) -> None:
     message = os.urandom(32)
     signature = await signer.sign(message)
     try:
-        verify(certified_key, signer.algorithm.hash, signature, message)
+        verify(certified_key, signer.algorithm.hash, signature, message, pss=signer.algorithm.pss)
     except InvalidSignature as error:
         raise SignerUnusable(
             "the private key does not belong to the certificate: a test signature does not verify"

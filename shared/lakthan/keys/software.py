@@ -6,7 +6,8 @@ responders whose certificates live for days; a key that must outlive the machine
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, paddin
 
 from lakthan.algorithms import ECDSA_WITH_SHA384, SignatureAlgorithm, signature_algorithm_of
 from lakthan.errors import ConfigError
+from lakthan.keys.pss import wants_pss
 from lakthan.keys.threads import SigningThreads
 
 if TYPE_CHECKING:
@@ -23,14 +25,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from lakthan.config import KeyURI
+    from lakthan.keys.threads import Told
 
 SoftwareKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | mldsa.MLDSA65PrivateKey
 
 
 class SoftwareSigner:
     """Signs in the caller's thread when that is quicker than handing over (P-256, P-384, Ed25519, RSA-2048), and in
-    two threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA,
-    ML-DSA); cryptography lets other threads run while it signs.
+    threads of its own when one signature would hold up the event loop for most of a millisecond (larger RSA, ML-DSA);
+    cryptography lets other threads run while it signs.
     """
 
     __slots__ = ("_key", "_raw_sign", "_threads", "algorithm", "public_key")
@@ -38,18 +41,20 @@ class SoftwareSigner:
     algorithm: SignatureAlgorithm
     public_key: PublicKeyTypes
 
-    def __init__(self, key: SoftwareKey) -> None:
+    def __init__(self, key: SoftwareKey, *, pss: bool = False) -> None:
         self._key = key
         self.public_key = key.public_key()
-        self.algorithm = signature_algorithm_of(self.public_key)
+        self.algorithm = signature_algorithm_of(self.public_key, pss=pss)
         self._raw_sign = _raw_sign(key, self.algorithm)
         large_rsa = isinstance(key, rsa.RSAPrivateKey) and key.key_size > 2048
         slow = large_rsa or isinstance(key, mldsa.MLDSA65PrivateKey)
-        self._threads = SigningThreads(self._raw_sign, 2) if slow else None
+        self._threads = SigningThreads(self._raw_sign, _threads_of_use()) if slow else None
 
     @classmethod
-    def load(cls, path: Path, passphrase: bytes | None = None) -> SoftwareSigner:
-        """Read a PEM key, with the pass phrase where it is encrypted. Raises `ConfigError`."""
+    def load(cls, path: Path, passphrase: bytes | None = None, *, pss: bool = False) -> SoftwareSigner:
+        """Read a PEM key, with the pass phrase where it is encrypted. `pss`: an RSA key signs with RSASSA-PSS. Raises
+        `ConfigError`.
+        """
         try:
             pem = path.read_bytes()
         except OSError as error:
@@ -63,12 +68,17 @@ class SoftwareSigner:
             raise ConfigError(f"{path} is not a PEM private key that this pass phrase opens") from error
         if not isinstance(key, SoftwareKey):
             raise ConfigError(f"{path} holds a {type(key).__name__}: use P-256, P-384, RSA, Ed25519 or ML-DSA-65")
-        return cls(key)
+        return cls(key, pss=pss)
 
     @property
     def sign_at_once(self) -> Callable[[bytes], bytes] | None:
         """See `lakthan.keys.sign_at_once`."""
         return self._raw_sign if self._threads is None else None
+
+    @property
+    def sign_later(self) -> Callable[[bytes, Told], None] | None:
+        """See `lakthan.keys.sign_later`."""
+        return None if self._threads is None else self._threads.submit
 
     async def sign(self, message: bytes) -> bytes:
         """See `Signer.sign`."""
@@ -82,21 +92,41 @@ class SoftwareSigner:
             self._threads.close()
 
 
-def key_file(key: KeyURI) -> tuple[Path, bytes | None]:
-    """The path of a `file:` URI, and the pass phrase, the first line of its `pin-source`. Raises `ConfigError`."""
+def _threads_of_use() -> int:
+    """Two, or one where this process has one core: there a second only costs changes between them."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # a system that cannot tell
+        cores = os.cpu_count() or 1
+    return min(2, cores)
+
+
+class KeyFile(NamedTuple):
+    """What a `file:` URI names. `passphrase`: None for a key that is not encrypted."""
+
+    path: Path
+    passphrase: bytes | None
+    pss: bool
+
+
+def key_file(key: KeyURI) -> KeyFile:
+    """The file of a `file:` URI; the pass phrase is the first line of its `pin-source`. Raises `ConfigError`."""
     parts = urlsplit(key.uri)
     attributes = parse_qs(parts.query, keep_blank_values=True)
     if parts.scheme != "file" or parts.netloc:
         raise ConfigError(f"the key {key.uri!r} has no known scheme: write file:PATH or pkcs11:…")
-    unknown = attributes.keys() - {"pin-source"}
+    unknown = attributes.keys() - {"pin-source", "x-signature"}
     if unknown:
-        raise ConfigError(f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: only pin-source is known")
+        raise ConfigError(
+            f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: known are pin-source and x-signature"
+        )
+    pss = wants_pss(key)
     path = key.folder / unquote(parts.path)
     if "pin-source" not in attributes:
-        return path, None
+        return KeyFile(path, None, pss)
     source = key.folder / attributes["pin-source"][0].removeprefix("file:")
     try:
-        return path, source.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+        return KeyFile(path, source.read_bytes().split(b"\n", 1)[0].rstrip(b"\r"), pss)
     except OSError as error:
         raise ConfigError(f"the key file {error.filename} cannot be read: {error.strerror}") from error
 
@@ -106,5 +136,7 @@ def _raw_sign(key: SoftwareKey, algorithm: SignatureAlgorithm) -> Callable[[byte
         scheme = ec.ECDSA(hashes.SHA384() if algorithm is ECDSA_WITH_SHA384 else hashes.SHA256())
         return lambda message: key.sign(message, scheme)
     if isinstance(key, rsa.RSAPrivateKey):
-        return lambda message: key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+        digest = hashes.SHA256()
+        way = padding.PSS(padding.MGF1(digest), digest.digest_size) if algorithm.pss else padding.PKCS1v15()
+        return lambda message: key.sign(message, way, digest)
     return key.sign

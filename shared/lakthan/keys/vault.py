@@ -122,6 +122,8 @@ class VaultKey:
             fields |= {"hash_algorithm": _HASHES[algorithm.hash.name], "marshaling_algorithm": "asn1"}
             if algorithm is SHA256_WITH_RSA:  # said of no other kind: unless told otherwise Vault takes PSS
                 fields["signature_algorithm"] = "pkcs1v15"
+            elif algorithm.pss:  # unless told otherwise its salt is as long as fits
+                fields |= {"signature_algorithm": "pss", "salt_length": "hash"}
         headers = {**self._headers(), "Content-Type": "application/json"}
         return Ask("POST", f"/v1/{self._mount}/sign/{self._name}", headers, msgspec.json.encode(fields))
 

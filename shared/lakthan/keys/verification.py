@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 _HASHES = {"SHA_256": hashes.SHA256(), "SHA_384": hashes.SHA384(), "SHA_512": hashes.SHA512()}
 
 
-def verify(public_key: PublicKeyTypes, hash_algorithm: HashAlgorithm, signature: bytes, message: bytes) -> None:
-    """Raise `InvalidSignature` unless `signature` over `message` was made with the private half of `public_key`."""
+def verify(
+    public_key: PublicKeyTypes, hash_algorithm: HashAlgorithm, signature: bytes, message: bytes, *, pss: bool = False
+) -> None:
+    """Raise `InvalidSignature` unless `signature` over `message` was made with the private half of `public_key`.
+
+    `pss`: by RSASSA-PSS, MGF1 with the same hash, and salt as long as a digest.
+    """
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         public_key.verify(signature, message, ec.ECDSA(_HASHES[hash_algorithm.name]))
     elif isinstance(public_key, rsa.RSAPublicKey):
-        public_key.verify(signature, message, padding.PKCS1v15(), _HASHES[hash_algorithm.name])
+        digest = _HASHES[hash_algorithm.name]
+        scheme = padding.PSS(padding.MGF1(digest), digest.digest_size) if pss else padding.PKCS1v15()
+        public_key.verify(signature, message, scheme, digest)
     elif isinstance(public_key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
         public_key.verify(signature, message)
     else:
