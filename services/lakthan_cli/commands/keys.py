@@ -10,7 +10,9 @@ import asyncio
 import base64
 import os
 import textwrap
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -20,33 +22,28 @@ from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 
-from lakthan.certificates import CertificateView, read_certificates
+from lakthan.certificates import read_certificates
 from lakthan.config import KeyURI, load
 from lakthan.errors import LakthanError
 from lakthan.keys import generate as making
-from lakthan.keys import open_signer, prove
+from lakthan.keys import key_list, open_signer, prove
 from lakthan.keys.csr import Purpose, certification_request
+from lakthan_cli.commands.key_est import reenroll
+from lakthan_cli.commands.key_lists import approve, install, propose, retire
+from lakthan_cli.keys.argument import KeyArgument
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from lakthan.config import Config
+    from lakthan.certificates import CertificateView
+    from lakthan.config import Config, ResponderConfig, UnitConfig
     from lakthan.keys import Signer
+    from lakthan.keys.key_list import ListedKey
 
 _Result = TypeVar("_Result")
 
 
-class KeyArgument(click.ParamType[KeyURI]):
-    """A key's URI on the command line."""
-
-    name = "key"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> KeyURI:
-        """The URI, with the current folder as its start."""
-        del param, ctx
-        return value if isinstance(value, KeyURI) else KeyURI(str(value), Path.cwd())
-
-
+_FINE = ("ok", "retired")
 _KEY = click.argument("key", type=KeyArgument(), metavar="URI")
 _KIND = click.option("--kind", type=click.Choice(making.KINDS), default="P-256", show_default=True)
 
@@ -125,42 +122,90 @@ def selftest(key: KeyURI, certificate: Path | None, count: int) -> None:
 def list_keys(file: Path) -> None:
     """Every key of the configuration FILE: whether it signs, as whom, and until when. Exit code 1 when one does not."""
     rows = asyncio.run(_look(load(file)))
-    table = Table("for", "key", "algorithm", "certificate", "ends (UTC)", "left", "proof")
+    table = Table("for", "key", "algorithm", "certificate", "from (UTC)", "ends (UTC)", "left", "proof")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if os.isatty(1) else 200).print(table)
-    broken = sum(1 for row in rows if row[-1] != "ok")
+    Console(width=None if os.isatty(1) else 220).print(table)
+    broken = sum(1 for row in rows if row[-1] not in _FINE)
     if broken:
         raise click.ClickException(f"{broken} of {len(rows)} keys cannot be used")
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A key of the configuration. `begins` and `retired`: what its key list says."""
+
+    what: str
+    uri: str
+    open: Callable[[], tuple[CertificateView, KeyURI]]
+    begins: datetime | None = None
+    retired: datetime | None = None
+
+
 async def _look(config: Config) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for what, key, certificate in _named(config):
-        algorithm = subject = ends = left = ""
+    now = datetime.now(UTC)
+    for named in _named(config):
+        algorithm = subject = begins = ends = left = ""
+        proof = "ok"
         try:
-            view: CertificateView = read_certificates(certificate)[0]
-            subject, ends = view.name, f"{view.not_after:%Y-%m-%d %H:%M}"
-            left = f"{(view.not_after - datetime.now(UTC)).days} d"
-            signer = open_signer(key)
-            algorithm = signer.algorithm.label
-            try:
-                await prove(signer, view.certificate.public_key())
-            finally:
-                await signer.aclose()
+            view, key = named.open()
+            subject = view.name
+            begins = f"{max(view.not_before, named.begins or view.not_before):%Y-%m-%d %H:%M}"
+            last = view.not_after if named.retired is None else min(view.not_after, named.retired)
+            ends, left = f"{last:%Y-%m-%d %H:%M}", f"{(last - now).days} d"
+            if named.retired is not None and named.retired <= now:
+                proof = "retired"
+            else:
+                signer = open_signer(key)
+                algorithm = signer.algorithm.label
+                try:
+                    await prove(signer, view.certificate.public_key())
+                finally:
+                    await signer.aclose()
         except LakthanError as error:
-            rows.append((what, key.uri, algorithm, subject, ends, left, str(error)))
-        else:
-            rows.append((what, key.uri, algorithm, subject, ends, left, "ok"))
+            proof = str(error)
+        rows.append((named.what, named.uri, algorithm, subject, begins, ends, left, proof))
     return rows
 
 
-def _named(config: Config) -> Iterator[tuple[str, KeyURI, Path]]:
-    for responder in config.ocsp.responders if config.ocsp else ():
-        if responder.key is not None and responder.certificate is not None:
-            yield f"OCSP of {responder.authority}", responder.key, responder.certificate
-    for name, unit in config.tsa.units.items() if config.tsa else ():
-        yield f"time-stamping unit {name}", unit.key, unit.certificate
+def _named(config: Config) -> Iterator[_Named]:
+    of: list[tuple[str, ResponderConfig | UnitConfig]] = [
+        (f"OCSP of {each.authority}", each) for each in (config.ocsp.responders if config.ocsp else ())
+    ]
+    units = [(f"time-stamping unit {name}", unit) for name, unit in (config.tsa.units.items() if config.tsa else ())]
+    for what, settings in (*of, *units):
+        if settings.keys is not None:
+            yield from _listed(what, settings.keys)
+        elif settings.key is not None and settings.certificate is not None:
+            yield _Named(what, settings.key.uri, partial(_pair, settings.certificate, settings.key))
+
+
+def _listed(what: str, path: Path) -> Iterator[_Named]:
+    try:
+        entries = key_list.read(path)
+    except LakthanError as error:
+        yield _Named(what, str(path), partial(_raise, error))
+        return
+    for entry in entries:
+        yield _Named(what, entry.key, partial(_found, entry, path), entry.installed, entry.retired)
+
+
+def _pair(certificate: Path, key: KeyURI) -> tuple[CertificateView, KeyURI]:
+    return read_certificates(certificate)[0], key
+
+
+def _found(entry: ListedKey, path: Path) -> tuple[CertificateView, KeyURI]:
+    found = key_list.find(entry, path)
+    return found.view, found.key
+
+
+def _raise(error: LakthanError) -> tuple[CertificateView, KeyURI]:
+    raise error
+
+
+for command in (install, retire, propose, approve, reenroll):
+    keys.add_command(command)
 
 
 async def _with(key: KeyURI, work: Callable[[Signer], Awaitable[_Result]]) -> _Result:

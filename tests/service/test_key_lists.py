@@ -1,0 +1,219 @@
+"""Key lists in running services: who signs, who is passed over, what freezing does, and what the metrics say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from lakthan.certificates import CertificateView
+from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig, UnitConfig
+from lakthan.errors import ConfigError
+from lakthan.keys import key_list, key_ring
+from lakthan.keys.key_list import ListedKey
+from lakthan.store.authorities import AuthorityAdmin
+from lakthan.store.changes import ChangeWriter
+from lakthan.store.token_admin import TokenAdmin
+from lakthan_ocsp.__main__ import serve
+from lakthan_tsa.opening import open_keys as open_keys_of_unit
+from support.database import OpenPool
+from support.pki import Issued, issue, new_ca, new_responder
+from support.programs import need
+from support.responder import ACTOR, request_for
+from support.rollover import Exchange, verify_ocsp, verify_token
+from support.running import running, samples
+from support.softhsm import new_token, tokens_folder
+from support.tsa import UNIT_EXTENSIONS, new_unit, running_tsa
+from support.tsa import request_for as token_request
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are looked at all the time, so that the tests need not wait."""
+    monkeypatch.setattr(key_ring, "_LOOK_SECONDS", 0.02)
+
+
+def put(folder: Path, name: str, made: Issued, key: str = "", ago: timedelta = DAY) -> ListedKey:
+    """Write certificate and key; gives an entry for a list that is not written yet."""
+    certificate, path = made.write(folder, name)
+    digest = key_list.digest_of(CertificateView.of(made.certificate))
+    at = (datetime.now(UTC) - ago).replace(microsecond=0)
+    return ListedKey(certificate=certificate.name, sha256=digest, key=key or f"file:{path.name}", installed=at)
+
+
+@dataclass
+class OCSP:
+    """A running responder with a list, and the certificates that may answer by their names."""
+
+    url: str
+    admin_url: str
+    session: aiohttp.ClientSession
+    ca: Issued
+    request: bytes
+    issued: dict[str, Issued]
+
+    async def signer(self) -> str:
+        """Who answers; verified."""
+        sent_at = time.time()
+        async with self.session.post(self.url, data=self.request) as reply:
+            exchange = Exchange(sent_at, time.time(), self.request, reply.status, await reply.read())
+        return verify_ocsp(exchange, self.ca, self.issued).key
+
+    async def until_signed_by(self, name: str) -> None:
+        """Return when this one answers."""
+        async with asyncio.timeout(30):
+            while await self.signer() != name:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def until_metric(self, name: str, value: float) -> dict[str, float]:
+        """Return when a series says so; gives all of them."""
+        async with asyncio.timeout(30):
+            while (all_of_them := await samples(self.session, self.admin_url)).get(name) != value:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return all_of_them
+
+
+@asynccontextmanager
+async def responder(
+    database_url: str, folder: Path, open_as: OpenPool, ca: Issued, issued: dict[str, Issued], **settings: object
+) -> AsyncIterator[OCSP]:
+    """Serve the list that is in the folder."""
+    pool = await open_as("lakthan_registry")
+    authority_id = await AuthorityAdmin(pool).add_authority("public-ca", [ca.der])
+    citizen = issue("citizen", ca)
+    await ChangeWriter(pool).issue(authority_id, citizen.serial_number, actor=ACTOR)
+    config = ResponderConfig("public-ca", keys=folder / "keys.toml", **settings)  # type: ignore[arg-type]
+    ports = OCSPConfig([config], DatabaseConfig(database_url), port=0, admin_port=0)
+    async with running(serve, Config(ocsp=ports)) as (port, admin_port), aiohttp.ClientSession() as session:
+        url, admin_url = (f"http://127.0.0.1:{each}" for each in (port, admin_port))
+        yield OCSP(url, admin_url, session, ca, request_for(citizen, ca), issued)
+
+
+async def test_the_newest_must_be_fit(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """A key whose certificate another CA issued, or that breaks the profile, never answers, though it is the newest in
+    the list; the one before it answers on, and the metrics say that something is wrong.
+    """
+    ca = new_ca("Public CA")
+    issued = {"good": new_responder(ca), "newer": new_responder(ca)}
+    stranger, no_nocheck = new_responder(new_ca("Another CA")), new_responder(ca, nocheck=False)
+    good = put(tmp_path, "good", issued["good"], ago=4 * DAY)
+    unfit = [put(tmp_path, "stranger", stranger, ago=DAY), put(tmp_path, "no-nocheck", no_nocheck, ago=2 * DAY)]
+    key_list.write(tmp_path / "keys.toml", [good, *unfit])
+    problem = 'lakthan_ocsp_key_list_problem{authority="public-ca"}'
+    async with responder(database_url, tmp_path, open_as, ca, issued, profile="tls-br") as ocsp:
+        assert await ocsp.signer() == "good"
+        assert (await samples(ocsp.session, ocsp.admin_url))[problem] == 1
+        key_list.write(tmp_path / "keys.toml", [good, put(tmp_path, "newer", issued["newer"])])
+        await ocsp.until_signed_by("newer")
+        retired = [msgspec.structs.replace(each, retired=each.installed) for each in unfit]
+        newer = key_list.read(tmp_path / "keys.toml")[1]
+        key_list.write(tmp_path / "keys.toml", [good, newer, *retired])
+        await ocsp.until_metric(problem, 0)
+
+
+async def test_the_metrics_of_a_list(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """Every key with its beginning and its end, and which one it is that signs; the authority's end is the last one."""
+    ca = new_ca("Public CA")
+    issued = {
+        "old": new_responder(ca),
+        "new": new_responder(ca),
+        "coming": new_responder(ca, valid=(DAY, 60 * DAY)),
+    }
+    old, new, coming = (put(tmp_path, name, each) for name, each in issued.items())
+    retired = (datetime.now(UTC) + DAY).replace(microsecond=0)
+    old = msgspec.structs.replace(old, installed=old.installed - DAY, retired=retired)
+    key_list.write(tmp_path / "keys.toml", [new, coming, old])
+    async with responder(database_url, tmp_path, open_as, ca, issued) as ocsp:
+        assert await ocsp.signer() == "new"
+        said = await samples(ocsp.session, ocsp.admin_url)
+
+    def about(series: str, entry: ListedKey, more: str = "") -> float:
+        label = f'authority="public-ca",certificate="{entry.sha256[:16]}"{more}'
+        return said[f"lakthan_ocsp_signing_key_{series}{{{label}}}"]
+
+    for entry, state in ((old, "in reserve"), (new, "signing"), (coming, "waiting")):
+        for each in ("in reserve", "signing", "waiting", "ended"):
+            assert about("state", entry, f',state="{each}"') == (each == state)
+    begins = issued["coming"].certificate.not_valid_before_utc
+    ends = issued["coming"].certificate.not_valid_after_utc.timestamp()
+    assert about("not_before_timestamp_seconds", coming) == begins.timestamp()
+    assert about("not_after_timestamp_seconds", coming) == ends
+    assert about("not_after_timestamp_seconds", old) == retired.timestamp()
+    assert said['lakthan_ocsp_responder_not_after_timestamp_seconds{authority="public-ca"}'] == ends
+
+
+async def test_from_a_file_into_an_hsm(
+    database_url: str, tmp_path: Path, open_as: OpenPool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A key in a file is succeeded by one in an HSM while the service runs."""
+    need("softhsm2-util")
+    ca = new_ca("Public CA")
+    issued = {"file": new_responder(ca), "hsm": new_responder(ca)}
+    token = new_token(tokens_folder(tmp_path_factory.mktemp("softhsm")), tmp_path)
+    token.put("ocsp", issued["hsm"].key)
+    in_file = put(tmp_path, "file", issued["file"], ago=2 * DAY)
+    in_token = put(tmp_path, "hsm", issued["hsm"], key=token.uri("ocsp").uri)
+    key_list.write(tmp_path / "keys.toml", [in_file])
+    async with responder(database_url, tmp_path, open_as, ca, issued) as ocsp:
+        assert await ocsp.signer() == "file"
+        key_list.write(tmp_path / "keys.toml", [in_file, in_token])
+        await ocsp.until_signed_by("hsm")
+        key_list.write(tmp_path / "keys.toml", [msgspec.structs.replace(in_file, retired=in_file.installed), in_token])
+        await ocsp.until_metric(
+            f'lakthan_ocsp_signing_key_state{{authority="public-ca",certificate="{in_token.sha256[:16]}",state="signing"}}',
+            1,
+        )
+        assert await ocsp.signer() == "hsm"
+
+
+async def test_a_frozen_key_of_a_list(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """Freezing names one certificate: the unit stamps on with the key in reserve, and a new one takes over from it."""
+    unit = new_unit()
+    unit.write(tmp_path)
+    issued = {
+        name: issue(f"TSU {name}", unit.intermediate, extensions=UNIT_EXTENSIONS) for name in ("old", "seen", "new")
+    }
+    entries = {name: put(tmp_path, name, made, ago=DAY) for name, made in issued.items()}
+    entries["old"] = msgspec.structs.replace(entries["old"], installed=entries["old"].installed - DAY)
+    key_list.write(tmp_path / "keys.toml", [entries["old"], entries["seen"]])
+    admin = TokenAdmin(await open_as("lakthan_registry"))
+    units = {"main": UnitConfig(chain=tmp_path / "chain.pem", keys=tmp_path / "keys.toml")}
+    async with running_tsa(database_url, tmp_path, unit, units=units) as authority:
+
+        async def signer() -> str:
+            request, sent_at = token_request(nonce=7, cert_req=True), time.time()
+            reply = await authority.post(request)
+            return verify_token(Exchange(sent_at, time.time(), request, reply.http_status, reply.body), issued).key
+
+        assert await signer() == "seen"
+        await admin.freeze(entries["seen"].sha256, "seen elsewhere", "test")
+        assert await signer() == "old"
+        assert (await authority.metrics())['lakthan_tsa_unit_frozen{unit="main"}'] == 1
+        retired = msgspec.structs.replace(entries["seen"], retired=entries["seen"].installed)
+        key_list.write(tmp_path / "keys.toml", [entries["old"], retired, entries["new"]])
+        async with asyncio.timeout(30):
+            while await signer() != "new":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        said = await authority.metrics()
+        assert said['lakthan_tsa_unit_frozen{unit="main"}'] == 0
+        label = f'certificate="{entries["new"].sha256[:16]}",state="signing",unit="main"'
+        assert said[f"lakthan_tsa_signing_key_state{{{label}}}"] == 1
+
+
+async def test_not_both(tmp_path: Path) -> None:
+    """A list, or a certificate and its key: who says both is asked which."""
+    config = UnitConfig(tmp_path / "a.pem", KeyURI("file:a.key", tmp_path), keys=tmp_path / "keys.toml")
+    with pytest.raises(ConfigError, match="not both"):
+        await open_keys_of_unit("main", config)
+    with pytest.raises(ConfigError, match="give its certificate and key, or its key list"):
+        await open_keys_of_unit("main", UnitConfig())
