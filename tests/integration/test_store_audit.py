@@ -33,6 +33,7 @@ ROLES = (
     "lakthan_publisher",
     "lakthan_registrar",
     "lakthan_auditor",
+    "lakthan_presigner",
 )
 
 

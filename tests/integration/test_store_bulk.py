@@ -13,15 +13,19 @@ import pytest
 from lakthan import der
 from lakthan.errors import StoreUnavailable
 from lakthan.store import bulk
+from lakthan.store.acting import acting
 from lakthan.store.audit_verify import verify
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.bulk import CRLOutcome, IssuedOutcome, import_issued
 from lakthan.store.changes import ChangeRefused, ChangeWriter, NotYourAuthority
 from lakthan.store.copy_rows import IssuedEntry
+from lakthan.store.crl_scopes import CRLScopes
 from lakthan.store.records import CRLReason, StatusRecord
 from lakthan.store.status import AuthorityReader, StatusReader
 from lakthan_registry.crl_check import CRLRefused
 from lakthan_registry.crl_import import import_crl
+from lakthan_registry.crl_rows import crl_rows
+from lakthan_registry.crl_syntax import read_crl
 from support.crl import Listed, entry, new_crl
 from support.database import OpenPool
 from support.pki import Issued, new_ca
@@ -310,6 +314,145 @@ async def test_an_indirect_crl_revokes_for_another_authority_only_by_the_operato
         "SELECT chain, change_count FROM audit_record WHERE batch IS NOT NULL ORDER BY chain"
     )
     assert [tuple(each) for each in batches] == [(house.authority_id, 1), (other_id, 2)]
+
+
+async def test_a_crl_that_comes_in_parts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database compares one part while the next is read. A first CRL and the next one come out as if there were no
+    parts: each entry counts once, holds end, what is missing is told, and every thousand changes are sealed.
+    """
+    monkeypatch.setattr(bulk, "_PART_OCTETS", 20_000)
+    serials = [der.integer_content(number) for number in range(1, 3_001)]
+    first = await house.take(house.crl([entry(each, (1, 6)[at % 10 == 0]) for at, each in enumerate(serials)], 1))
+    assert (first.entries, first.revoked, first.held, first.unchanged) == (3_000, 2_700, 300, 0)
+    assert await house.pool.fetchval("SELECT count(*) FROM certificate_status WHERE cert_status = 'revoked'") == 3_000
+    assert first.version == await house.pool.fetchval("SELECT max(version) FROM status_change")
+    assert await house.pool.fetchval("SELECT complete_entries FROM crl_scope") == 3_000
+    # Held ones are gone or revoked for good, some revoked ones are gone, and there are new ones.
+    after = [entry(each, 4 if at < 1_000 else 1) for at, each in enumerate(serials) if at % 10 or at < 1_000]
+    more = [entry(der.integer_content(number), 5) for number in range(5_000, 5_400)]
+    second = await house.take(house.crl([*after[50:], *more], 2), force=True)
+    held_then_revoked = 100 - 5
+    assert (second.entries, second.revoked) == (len(after) - 50 + 400, 400 + held_then_revoked)
+    assert (second.released, second.vanished) == (300 - held_then_revoked, 45)
+    assert second.reason_changed == 950 - held_then_revoked
+    await _audit_is_whole(house.pool)
+
+
+async def test_a_serial_number_listed_twice_in_different_parts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and the last of a thousand entries: refused as it is in one part, and nothing is on record."""
+    monkeypatch.setattr(bulk, "_PART_OCTETS", 10_000)
+    entries = [entry(der.integer_content(number), 1) for number in range(1, 1_001)]
+    with pytest.raises(CRLRefused, match="serial number 01") as error:
+        await house.take(house.crl([*entries, entry(b"\x01", 4)], 1))
+    assert error.value.verdict.label == "contradicting_entries"
+    for table in ("certificate_status", "status_change", "crl_scope"):
+        assert await house.pool.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_a_certificate_revoked_while_a_first_crl_is_staged(house: House) -> None:
+    """The first CRL goes into the history at once, where nothing is on record. A single revocation that is committed
+    meanwhile does not wait for it, and is not overwritten: the import is compared anew.
+    """
+    attempts = 0
+
+    async def staged(work: bulk.CRLImport) -> CRLOutcome:
+        nonlocal attempts
+        attempts += 1
+        await work.scope()
+        data = house.crl([entry(b"\x01", 1), entry(b"\x02", 1)], 1)
+        await work.stage(chunk.rows for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
+        if attempts == 1:
+            await house.writer.revoke(house.authority_id, b"\x02", reason=CRLReason.SUPERSEDED, actor="other")
+        plan = await work.plan()
+        version = await work.apply(plan, "me")
+        return CRLOutcome(
+            house.authority_id, 1, delta=False, entries=plan.entries, revoked=plan.revoked, version=version
+        )
+
+    outcome = await bulk.crl_import(house.pool, _facts(house), staged, actor="me", through="test")
+    assert (attempts, outcome.revoked) == (2, 1)
+    assert await house.reasons(b"\x01", b"\x02") == [CRLReason.KEY_COMPROMISE, CRLReason.SUPERSEDED]
+
+
+async def test_an_import_is_applied_as_it_was_begun(house: House) -> None:
+    """Who staged the entries is who is on record for them: to apply them in another name is refused."""
+
+    async def in_another_name(work: bulk.CRLImport) -> CRLOutcome:
+        data = house.crl([entry(b"\x01", 1)], 1)
+        await work.stage(chunk.rows for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
+        await work.apply(await work.plan(), "somebody else")
+        raise AssertionError("it was applied")
+
+    with pytest.raises(ChangeRefused, match="another import was begun"):
+        await bulk.crl_import(house.pool, _facts(house), in_another_name, actor="me", through="test")
+    assert await house.reasons(b"\x01") == [None]
+
+
+async def test_staged_history_cannot_be_committed_without_its_status(house: House, open_as: OpenPool) -> None:
+    """A CA with SQL of its own stages a first CRL and commits without applying it: refused, nothing is on record. Nor
+    can anything be added to an import that was applied.
+    """
+    publisher = await open_as("lakthan_publisher")
+    copied = [chunk.rows for chunk in crl_rows(read_crl(house.crl([entry(b"\x01", 1)], 1)), house.authority_id, int)]
+
+    async def stage(connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        await bulk._copy(connection, copied, bulk._CRL_COLUMNS)
+        await connection.execute("SELECT plan_crl_part($1, '', now() - interval '1 hour', 'ca')", house.authority_id)
+
+    async def without_applying() -> None:
+        async with acting(publisher, authority_id=house.authority_id) as connection:
+            await connection.execute("SELECT open_bulk($1)", house.authority_id)
+            await stage(connection)
+
+    async def adding_afterwards() -> None:
+        async with acting(publisher, authority_id=house.authority_id) as connection:
+            await connection.execute("SELECT open_bulk($1)", house.authority_id)
+            await stage(connection)
+            scope = await connection.fetchval("SELECT crl_scope FROM status_change")
+            await connection.execute("SELECT apply_plan($1, 'ca', $2)", house.authority_id, scope)
+            await stage(connection)
+
+    for attempt, why in (
+        (without_applying, "not applied cannot be committed"),
+        (adding_afterwards, "this import was applied"),
+    ):
+        with pytest.raises(asyncpg.PostgresError, match=why) as refusal:
+            await attempt()
+        assert refusal.value.sqlstate == "LK002"
+        assert await house.pool.fetchval("SELECT count(*) FROM status_change") == 0
+    assert await house.reasons(b"\x01") == [None]
+
+
+async def test_the_history_of_imports_is_not_written_by_hand(house: House, open_as: OpenPool) -> None:
+    """Its rows stand in status_change and lie in a table of their own, where the owner is stopped as well."""
+    await house.take(house.crl([entry(b"\x01", 1)], 1))
+    owner = await open_as(None)
+    for statement in (
+        "UPDATE bulk_change SET actor = 'x'",
+        "DELETE FROM bulk_change",
+        "TRUNCATE bulk_change",
+        "UPDATE status_change SET actor = 'x'",
+        f"INSERT INTO bulk_change SELECT * FROM status_change WHERE authority_id = {house.authority_id}",
+    ):
+        with pytest.raises(asyncpg.PostgresError) as refusal:
+            await owner.execute(statement)
+        assert refusal.value.sqlstate == "LK003"
+
+
+async def test_only_the_operator_retires_a_scope(house: House, open_as: OpenPool) -> None:
+    """What an authority's freshness hangs on is the operator's to end, and an unknown scope is named."""
+    await house.take(house.crl([entry(b"\x01", 6)], 1))
+    [scope] = await CRLScopes(house.pool).load(house.authority_id)
+    assert (scope.scope, scope.crl_number, scope.entries, scope.holds) == (b"", 1, 1, 1)
+    publisher = await open_as("lakthan_publisher")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await publisher.execute("SELECT retire_crl_scope($1, $2)", house.authority_id, scope.id)
+    with pytest.raises(ChangeRefused, match="has no CRLs of scope 4711"):
+        await CRLScopes(house.pool).retire(house.authority_id, 4711, actor="me")
+    await CRLScopes(house.pool).retire(house.authority_id, scope.id, actor="me")
+    [authority] = await AuthorityReader(house.pool).load()
+    assert authority.crl is None
+    assert await house.reasons(b"\x01") == [CRLReason.CERTIFICATE_HOLD]
 
 
 async def test_a_publisher_imports_its_own_crl_and_no_other(house: House, open_as: OpenPool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from lakthan import der
 from lakthan_cli.__main__ import main
 from support.crl import Listed, entry, new_crl
 from support.pki import Issued, new_ca
@@ -45,10 +46,17 @@ def lakthan(database_url: str, ca: Issued, monkeypatch: pytest.MonkeyPatch, tmp_
 def crl(ca: Issued, tmp_path: Path) -> Callable[..., Path]:
     """Makes CRL files; a higher number begins later."""
 
-    def write(name: str, number: int, *entries: bytes, issuer: Issued = ca, base: int | None = None) -> Path:
+    def write(
+        name: str,
+        number: int,
+        *entries: bytes,
+        issuer: Issued = ca,
+        base: int | None = None,
+        scope: bytes | None = None,
+    ) -> Path:
         begins = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1) + timedelta(minutes=number)
         path = tmp_path / name
-        path.write_bytes(new_crl(issuer, Listed(entries, number, base, this_update=begins)))
+        path.write_bytes(new_crl(issuer, Listed(entries, number, base, this_update=begins, scope=scope)))
         return path
 
     return write
@@ -179,3 +187,37 @@ def test_diff_needs_something_to_compare_with(lakthan: Lakthan, crl: Callable[..
     path = crl("1.crl", 1)
     assert lakthan("crl", "diff", path).exit_code == 2
     assert lakthan("crl", "diff", path, path, "--store").exit_code == 2
+
+
+def test_an_abandoned_scope_is_retired(lakthan: Lakthan, crl: Callable[..., Path]) -> None:
+    """A CA that ended its CRLs for users would hold the freshness of all answers down for ever. The operator lists the
+    scopes and retires that one: no status changes, the audit chain has it, and the next CRL of it begins anew.
+    """
+    users = der.sequence(der.encode(0x81, b"\xff"))
+    everything = crl("all.crl", 5, entry(b"\x01", 1))
+    abandoned = crl("users.crl", 1, entry(b"\x02", 6), scope=users)
+    assert lakthan("crl", "import", abandoned, everything).exit_code == 0
+    listed = lakthan("crl", "scopes", "public-ca")
+    [line] = [line for line in listed.output.splitlines() if users.hex() in line]
+    _, number, _, crl_number, _, ends, entries, holds = [cell.strip() for cell in line.strip("│").split("│")]
+    assert (crl_number, entries, holds) == ("1", "1", "1")
+
+    asked = lakthan("crl", "retire", "public-ca", number)
+    assert (asked.exit_code, "Go on" in asked.output) == (1, True)
+    assert users.hex() in lakthan("crl", "scopes").output
+    done = lakthan("crl", "retire", "public-ca", number, "--yes")
+    assert done.exit_code == 0, done.output
+    assert ends in done.output
+
+    assert users.hex() not in lakthan("crl", "scopes").output
+    assert "certificateHold" in lakthan("status", "--authority", "public-ca", "--serial", "02").output
+    assert lakthan("audit", "verify").exit_code == 0
+    assert '"table": "crl_scope"' in lakthan("audit", "log", "--authority", "public-ca", "--json").output
+    assert lakthan("crl", "import", abandoned).exit_code == 0
+    assert users.hex() in lakthan("crl", "scopes").output
+
+
+def test_a_scope_that_is_not_there_cannot_be_retired(lakthan: Lakthan) -> None:
+    """The message names the command that lists them."""
+    result = lakthan("crl", "retire", "public-ca", "4711", "--yes")
+    assert (result.exit_code, "`lakthan crl scopes public-ca` lists them" in result.output) == (1, True)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from lakthan import der
 from lakthan_cli.__main__ import main
-from support.pki import Issued, issue, new_ca
+from support.pki import Issued, issue, new_ca, with_unknown_signature
 from support.programs import need
 
 Lakthan = Callable[..., Result]
@@ -220,11 +220,11 @@ def test_a_chunk_that_fails_leaves_the_earlier_ones(
                     "$$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'; END $$"
                 )
                 await connection.execute(
-                    "CREATE TRIGGER stop BEFORE INSERT ON status_change FOR EACH ROW "
+                    "CREATE TRIGGER stop BEFORE INSERT ON bulk_change FOR EACH ROW "
                     r"WHEN (NEW.serial_number = '\x14') EXECUTE FUNCTION stop()"
                 )
             else:
-                await connection.execute("DROP TRIGGER stop ON status_change")
+                await connection.execute("DROP TRIGGER stop ON bulk_change")
         finally:
             await connection.close()
 
@@ -287,6 +287,30 @@ def test_a_folder_of_certificates_is_announced(lakthan: Lakthan, database_url: s
     assert result.exit_code == 0, result.output
     assert set(statuses(database_url)) == {each.serial_number for each in certificates}
     assert count(result, "announced") == 4
+
+
+def test_whatever_lies_in_a_folder_is_read_or_named(
+    lakthan: Lakthan, database_url: str, ca: Issued, tmp_path: Path
+) -> None:
+    """A link to nowhere, a certificate of a version that never was, or with a signature that nobody knows: each is
+    named, and the good one beside them is imported on request.
+    """
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    good = issue("person", ca)
+    (folder / "good.der").write_bytes(good.der)
+    (folder / "link.der").symlink_to(tmp_path / "nowhere")
+    (folder / "noise.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (folder / "v2.der").write_bytes(good.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1))
+    (folder / "unknown.der").write_bytes(with_unknown_signature(good))
+    result = lakthan("import", "certs", folder, "--authority", "public-ca")
+    assert result.exit_code == 1
+    for name in ("link.der", "noise.pem", "v2.der", "unknown.der"):
+        assert f"{folder / name}: " in result.stderr
+    assert "4 bad files" in result.stderr
+    assert statuses(database_url) == {}
+    assert lakthan("import", "certs", folder, "--authority", "public-ca", "--skip-bad").exit_code == 0
+    assert set(statuses(database_url)) == {good.serial_number}
 
 
 def test_a_stranger_in_a_folder_is_named(lakthan: Lakthan, database_url: str, ca: Issued, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`lakthan crl`: import CRLs, look into them, compare them.
+"""`lakthan crl`: import CRLs, look into them, compare them. (`scopes` and `retire` are in `crl_scopes`.)
 
 Each file is imported whole or not at all; one that is refused changes nothing and does not keep the others from being
 imported. The exit code is 1 when one was refused, and of `diff` when something differs.
@@ -28,6 +28,7 @@ from lakthan.store.records import CRLReason
 from lakthan.store.revoked import RevokedReader
 from lakthan_cli.commands.authority import named
 from lakthan_cli.commands.certificate import hexadecimal
+from lakthan_cli.commands.crl_scopes import retire, scopes
 from lakthan_cli.commands.database import DatabaseOptions, actor, database_options, registry
 from lakthan_cli.commands.text import moment
 from lakthan_registry.crl_check import CRLRefused, Names, find_issuer
@@ -50,6 +51,10 @@ _COUNTS = ("entries", "revoked", "held", "released", "unchanged", "reason_change
 @click.group()
 def crl() -> None:
     """Import the CRLs that CAs publish; look into them; compare them."""
+
+
+crl.add_command(scopes)
+crl.add_command(retire)
 
 
 @crl.command(name="import")

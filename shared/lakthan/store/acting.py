@@ -54,8 +54,6 @@ async def acting(
 
 
 def detail_text(detail: Mapping[str, str]) -> str:
-    """The JSON of an audit record's detail. What Postgres cannot keep in text becomes U+FFFD."""
-    clean = {
-        key: value.replace("\0", "\ufffd").encode(errors="replace").decode() for key, value in sorted(detail.items())
-    }
+    """The JSON of an audit record's detail. What Postgres cannot keep in text becomes `?`."""
+    clean = {key: value.replace("\0", "?").encode(errors="replace").decode() for key, value in sorted(detail.items())}
     return json.dumps(clean, ensure_ascii=False)

@@ -28,7 +28,7 @@ from lakthan.store.pool import unavailable_as_such
 from lakthan.store.status import AuthorityReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from lakthan.store.records import AuthorityRecord
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _STATEMENT_SECONDS = 3600
 _ATTEMPTS = 5
 _LISTED_TWICE = "LK008"
+# A hundred thousand entries of a CRL: little memory, and the database sorts them in its own.
+_PART_OCTETS = 6_000_000
 
 _Outcome = TypeVar("_Outcome")
 
@@ -144,9 +146,10 @@ class IssuedOutcome:
 class CRLImport:
     """One import, inside its transaction. Get it from `crl_import`; call `stage`, `plan`, `apply` in this order."""
 
-    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy, facts: CRLFacts) -> None:
+    def __init__(self, connection: asyncpg.pool.PoolConnectionProxy, facts: CRLFacts, actor: str) -> None:
         self._connection = connection
         self._facts = facts
+        self._actor = actor
 
     async def scope(self) -> CRLScope | None:
         """The newest CRL of this scope, None before the first. Stays so until the transaction ends."""
@@ -177,8 +180,37 @@ class CRLImport:
         return 10 if found is None else int(found)
 
     async def stage(self, rows: Iterable[bytes]) -> None:
-        """Send the entries; `rows` are as `lakthan.store.copy_rows` describes. Errors of the iterable pass."""
+        """Send the entries, part by part: while the database compares one, the next is read. `rows` are as
+        `lakthan.store.copy_rows` describes. Errors of the iterable pass.
+        """
+        under_way: asyncio.Task[None] | None = None
+        try:
+            for part in _parts(rows):
+                if part is None:  # reading takes milliseconds: the part that is under way gets its turn in between
+                    await asyncio.sleep(0)
+                    continue
+                if under_way is not None:
+                    await under_way
+                under_way = asyncio.create_task(self._stage_part(part))
+            if under_way is not None:
+                await under_way
+        except BaseException:
+            if under_way is not None:
+                under_way.cancel()
+                await asyncio.gather(under_way, return_exceptions=True)  # the connection is free again: roll back
+            raise
+
+    async def _stage_part(self, rows: list[bytes]) -> None:
+        facts = self._facts
         await _copy(self._connection, rows, _CRL_COLUMNS)
+        await self._connection.execute(
+            "SELECT plan_crl_part($1, $2, $3, $4)",
+            facts.authority_id,
+            facts.scope,
+            facts.this_update,
+            self._actor,
+            timeout=_STATEMENT_SECONDS,
+        )
 
     async def plan(self) -> CRLPlan:
         """What the staged entries would change."""
@@ -244,7 +276,7 @@ async def crl_import(
         async with _bulk(
             pool, facts.authority_id, actor=actor, through=through, detail=detail, acting_for=acting_for, event="crl"
         ) as connection:
-            outcome = await work(CRLImport(connection, facts))
+            outcome = await work(CRLImport(connection, facts, actor))
             if outcome.dry_run:
                 raise _DryRun(outcome)
             return outcome
@@ -323,12 +355,11 @@ async def _bulk(
         yield connection
 
 
-async def _copy(connection: asyncpg.pool.PoolConnectionProxy, rows: Iterable[bytes], columns: tuple[str, ...]) -> None:
+async def _copy(connection: asyncpg.pool.PoolConnectionProxy, rows: Sequence[bytes], columns: tuple[str, ...]) -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield HEADER
-        for part in rows:
-            yield part
-            await asyncio.sleep(0)  # reading a part takes milliseconds: others get their turn in between
+        for piece in rows:
+            yield piece
         yield TRAILER
 
     await connection.copy_to_table(
@@ -339,6 +370,22 @@ async def _copy(connection: asyncpg.pool.PoolConnectionProxy, rows: Iterable[byt
         format="binary",
         timeout=_STATEMENT_SECONDS,
     )
+
+
+def _parts(rows: Iterable[bytes]) -> Iterator[list[bytes] | None]:
+    """The rows in parts of some megabytes; None after each piece that makes none yet."""
+    part: list[bytes] = []
+    octets = 0
+    for piece in rows:
+        part.append(piece)
+        octets += len(piece)
+        if octets < _PART_OCTETS:
+            yield None
+            continue
+        yield part
+        part, octets = [], 0
+    if part:
+        yield part
 
 
 async def _apply(

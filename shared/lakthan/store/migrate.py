@@ -36,6 +36,7 @@ _ROLES = (
     "lakthan_publisher",
     "lakthan_registrar",
     "lakthan_auditor",
+    "lakthan_presigner",
 )
 # Any number will do as long as nobody else uses it in the same database; this one spells "lakthan".
 _LOCK = int.from_bytes(b"lakthan", "big")

@@ -1,7 +1,8 @@
-"""Answers signed elsewhere: put on record once, given out as they are.
+"""Answers signed elsewhere or ahead: given out as they are; those of a ceremony are put on record here.
 
 Promises: answers are published all or none, and only while they say what is on record about their certificates; what
 `find` gives is the newest that is valid at the instant asked for, and says whether the certificate has changed since.
+Those that a publisher signs ahead (`lakthan.store.presigned`) are looked up in the same way.
 
 Refuses to know: what the octets say. Whoever publishes has verified them.
 
@@ -11,6 +12,7 @@ Trusted: whoever may act for an authority can have any octets served about its c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from lakthan.algorithms import HashAlgorithm
 
 
+# While a publisher is behind with an answer, it is asked for again after this long.
+_LOOK_AGAIN = timedelta(seconds=10)
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedAnswer:
     """A signed OCSPResponse (`response`, DER) about one certificate, with what it says, in whole seconds UTC."""
@@ -43,7 +49,7 @@ class PublishedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An answer that may be given now. `newest_until`: when it ends, or another of the certificate begins."""
+    """An answer that may be given now. `newest_until`: when it ends, or another of the certificate begins or is due."""
 
     answer: PublishedAnswer
     newest_until: datetime
@@ -51,12 +57,13 @@ class Found:
 
 class Standing(Enum):
     """What there is about a certificate. CURRENT: a valid answer. OUTDATED: one, but the certificate has changed since.
-    NOT_NOW: only answers for other times. NONE: no answer at all.
+    NOT_NOW: only answers for other times. NOT_YET: none, but the publisher owes one. NONE: no answer at all.
     """
 
     CURRENT = "current"
     OUTDATED = "outdated"
     NOT_NOW = "not now"
+    NOT_YET = "not yet"
     NONE = "none"
 
 
@@ -114,25 +121,32 @@ class PublishedReader:
             row = await self._pool.fetchrow(
                 """
                 SELECT p.*, p.status_version = s.version AS current,
-                       least(p.next_update,
+                       least(p.next_update, CASE WHEN p.due_at IS NOT NULL THEN greatest(p.due_at, $5) END,
                              (SELECT min(later.this_update) FROM published_answer later
                                WHERE later.authority_id = $1 AND later.serial_number = $2
-                                 AND later.cert_id_hash = $3 AND later.this_update > $4)) AS newest_until
-                  FROM (SELECT this_update <= $4 AND next_update > $4 AS valid, published_answer.*
-                          FROM published_answer
-                         WHERE authority_id = $1 AND serial_number = $2 AND cert_id_hash = $3
-                         ORDER BY valid DESC, published_at DESC, this_update DESC
-                         LIMIT 1) AS p
-                  LEFT JOIN certificate_status s ON s.authority_id = p.authority_id
-                                                AND s.serial_number = p.serial_number
+                                 AND later.cert_id_hash = $3 AND later.this_update > $4)) AS newest_until,
+                       EXISTS (SELECT FROM presigned_authority a
+                                WHERE a.authority_id = $1 AND $3 = ANY (a.cert_id_hashes)
+                                  AND s.version IS NOT NULL
+                                  AND (a.keep_expired OR coalesce(s.not_after >= $4, true))) AS owed
+                  FROM (VALUES (true)) AS one (row)
+                  LEFT JOIN certificate_status s ON s.authority_id = $1 AND s.serial_number = $2
+                  LEFT JOIN LATERAL (
+                       SELECT q.this_update <= $4 AND q.next_update > $4 AS valid, q.*
+                         FROM published_answer q
+                        WHERE q.authority_id = $1 AND q.serial_number = $2 AND q.cert_id_hash = $3
+                        ORDER BY valid DESC, (q.status_version = s.version) DESC NULLS LAST,
+                                 q.published_at DESC, q.this_update DESC
+                        LIMIT 1) AS p ON true
                 """,
                 authority_id,
                 serial_number,
                 cert_id_hash.label,
                 now,
+                now + _LOOK_AGAIN,
             )
-        if row is None:
-            return Standing.NONE, None
+        if row is None or row["valid"] is None:
+            return (Standing.NOT_YET if row is not None and row["owed"] else Standing.NONE), None
         if not row["valid"]:
             return Standing.NOT_NOW, None
         if not row["current"]:

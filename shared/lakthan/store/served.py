@@ -13,7 +13,8 @@ found among the sessions of the database as well. One whose session is gone stil
 for its process may not have noticed. A watch that has just begun cannot know of those, and waits for the bound.
 
 Trusted: nobody for the promise that it is served; an answer counts for the session that gave it, and Postgres says
-which one that was. Everybody who may log in to this database can take the name of a feed and say nothing, which makes
+which one that was; and a question is a word that nobody can guess, so that nobody has it answered before it is asked.
+Everybody who may log in to this database can take the name of a feed and say nothing, which makes
 everybody wait for the bound.
 """
 
@@ -41,6 +42,8 @@ _RETRY_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
 # Each question costs a commit of every process, so callers within this time share one.
 _DISTANCE_SECONDS = 0.01
+# Answers to questions before these are too late for anybody.
+_MOST_QUESTIONS = 1000
 
 _FEEDS = """
     ARRAY(SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)
@@ -80,9 +83,9 @@ class ServedWatch:
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], *, bound: timedelta = BOUND) -> None:
         self._connect = connect
         self._bound_seconds = bound.total_seconds()
-        self._name = secrets.token_hex(8)
         self._feeds: dict[int, _Feed] = {}  # by the pid of their sessions
         self._asked = 0  # the number of the last question
+        self._questions: dict[str, int] = {}  # the words of the last ones, and their numbers
         self._out = 0  # the last question that has certainly gone out, to all of _feeds
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # for which question to be answered by all
         self._complete_since = float("inf")  # the instant since which no new feed escapes this watch
@@ -152,13 +155,17 @@ class ServedWatch:
         self._found(await connection.fetchval(f"SELECT {_FEEDS}", FEED_NAME, timeout=self._bound_seconds))
 
     async def _ask(self, connection: asyncpg.Connection) -> None:
+        question = secrets.token_hex(16)
         self._asked += 1
+        self._questions[question] = self._asked
+        if len(self._questions) > _MOST_QUESTIONS:
+            del self._questions[next(iter(self._questions))]
         self._found(
             await connection.fetchval(
                 f"SELECT {_FEEDS}, pg_notify($2, $3)",
                 FEED_NAME,
                 ASK_CHANNEL,
-                f"{self._name}x{self._asked}",
+                question,
                 timeout=self._bound_seconds,
             )
         )
@@ -179,10 +186,8 @@ class ServedWatch:
     def _heard(self, _connection: object, pid: int, _channel: str, payload: object) -> None:
         """A feed says that it exists, or answers. What it was asked by others makes no difference here."""
         feed = self._feeds.setdefault(pid, _Feed())
-        for ask in str(payload).split():
-            name, _, number = ask.partition("x")
-            if name == self._name:
-                feed.answered = max(feed.answered, int(number))
+        for question in str(payload).split():
+            feed.answered = max(feed.answered, self._questions.get(question, 0))
         self._settle()
 
     def _settle(self) -> None:
