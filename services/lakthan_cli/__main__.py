@@ -17,7 +17,7 @@ from lakthan.errors import LakthanError
 # name → (module of `lakthan_cli.commands`, what `lakthan --help` says)
 _COMMANDS = {
     "demo": ("demo", "Run a whole national PKI with OCSP and time-stamps on this machine."),
-    "serve": ("serve", "Run one service: ocsp or tsa."),
+    "serve": ("serve", "Run one service: ocsp, tsa, registry or publisher."),
     "check-config": ("check_config", "Open everything a configuration names, and say what is wrong."),
     "keys": ("keys", "Make the keys of responders and units, ask for their certificates, try them."),
     "db": ("db", "Bring the database's schema up to date, or show how far it is."),
@@ -30,6 +30,7 @@ _COMMANDS = {
     "unhold": ("changes", "Make a suspended certificate good again."),
     "status": ("status", "Show a certificate's status and its history."),
     "ceremony": ("ceremony", "Sign the status of sub-CAs with an offline root's key, and import it."),
+    "publish": ("publish", "Write the published answers as files, for nginx or a CDN."),
     "audit": ("audit", "Check the audit chain, note where it ends, read it."),
     "monitor": ("monitor", "Compare the CRLs that CAs publish with what OCSP says."),
     "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),

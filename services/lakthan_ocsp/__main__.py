@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING
 
-from lakthan.config import Config, OCSPConfig, ResponderConfig
+from lakthan.config import Config, OCSPConfig
 from lakthan.errors import ConfigError, StoreUnavailable
 from lakthan.store.feed import ChangeFeed
 from lakthan.store.pool import connect, open_pool
@@ -20,18 +21,25 @@ from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
 from lakthan_ocsp.app import Edge, Words
 from lakthan_ocsp.cache import AnswerCache, Certificate
-from lakthan_ocsp.directory import Directory, PublishedResponder, Responder
+from lakthan_ocsp.directory import Directory, PublishedResponder
+from lakthan_ocsp.keyless_main import serve_keyless
 from lakthan_ocsp.metrics import OCSPMetrics
-from lakthan_ocsp.opening import open_published, open_responder
+from lakthan_ocsp.opening import open_keys, open_published, signs
 from lakthan_ocsp.published import PublishedAnswers
 from lakthan_ocsp.quick import Short
+from lakthan_ocsp.responders import Responders
 from lakthan_ocsp.service import OCSPService
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
 
-    from lakthan.store.records import StatusRecord
+    from lakthan.config import ApprovalConfig
+    from lakthan.keys.key_ring import KeyRing
+    from lakthan.store.records import AuthorityRecord, StatusRecord
     from lakthan.web.process import UntilAsked
+    from lakthan_ocsp.directory import Responder
 
 _ROLE = "lakthan_responder"
 _NAME = "lakthan-ocsp"
@@ -44,11 +52,13 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     if config.ocsp is None:
         raise ConfigError("the configuration has no [ocsp] table")
     settings = config.ocsp
+    if settings.keyless:
+        await serve_keyless(config, until_asked)
+        return
     metrics = OCSPMetrics()
     async with AsyncExitStack() as stack:
         published = [open_published(each) for each in settings.responders if each.answers == "published"]
-        signing = [each for each in settings.responders if each.answers != "published"]
-        responders = [await _open_responder(each, metrics, stack) for each in signing]
+        responders = Responders(await _open_keys(settings, config.approval, stack))
         pool = await open_pool(
             settings.database.url,
             role=_ROLE,
@@ -72,7 +82,10 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             if problem:
                 log.error("no answers for an authority", authority=authority, problem=problem)
         run_alongside(stack, process.feed.run())
-        run_alongside(stack, _watch_certificates(responders, metrics))
+        metrics.watch_keys(responders)
+        run_alongside(stack, _watch_certificates(responders.rings, metrics))
+        for ring in responders.rings:
+            run_alongside(stack, ring.watch(partial(process.keys_changed, service)))
         run_alongside(stack, answers.watch([each.authority for each in published], process.many_changed))
         run_alongside(stack, process.keep_directory(service))
         words = Words(service, metrics)
@@ -98,11 +111,12 @@ class _Process:
         self,
         settings: OCSPConfig,
         authorities: AuthorityReader,
-        responders: list[Responder],
+        responders: Responders,
         published: list[PublishedResponder],
         metrics: OCSPMetrics,
     ) -> None:
         self._authorities = authorities
+        self._records: list[AuthorityRecord] = []
         self._responders = responders
         self._published = published
         self.many_changed = asyncio.Event()
@@ -133,7 +147,18 @@ class _Process:
 
     async def load(self) -> Directory:
         """Who answers for whom, as the store says now."""
-        return Directory(await self._authorities.load(), self._responders, self._published)
+        records = await self._authorities.load()
+        directory = self._directory(records)
+        self._records = records
+        return directory
+
+    async def keys_changed(self, service: OCSPService) -> None:
+        """Another key of some responder signs from now on: forget, in the same tick, what was signed by another one."""
+        service.directory = self._directory(self._records)
+        self.cache.drop_all()
+
+    def _directory(self, records: list[AuthorityRecord]) -> Directory:
+        return Directory(records, self._responders.speaking(records, datetime.now(UTC)), self._published)
 
     async def keep_directory(self, service: OCSPService) -> None:
         """Replace the directory whenever the authorities have changed, or may have."""
@@ -190,21 +215,31 @@ class _Process:
         )
 
 
-async def _open_responder(config: ResponderConfig, metrics: OCSPMetrics, stack: AsyncExitStack) -> Responder:
-    responder = await open_responder(config)
-    stack.push_async_callback(responder.identity.signer.aclose)
-    metrics.responder_not_after.labels(config.authority).set(responder.identity.view.not_after.timestamp())
-    return responder
+async def _open_keys(
+    settings: OCSPConfig, approval: ApprovalConfig | None, stack: AsyncExitStack
+) -> list[KeyRing[Responder]]:
+    """All at the same time, because an HSM or a cloud that is away takes seconds to be found so."""
+    opening = [open_keys(each, approval) for each in settings.responders if signs(each)]
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    rings = [ring for ring in opened if not isinstance(ring, BaseException)]
+    for ring in rings:
+        stack.push_async_callback(ring.aclose)
+    for error in opened:
+        if isinstance(error, BaseException):
+            raise error
+    return rings
 
 
-async def _watch_certificates(responders: list[Responder], metrics: OCSPMetrics) -> None:
+async def _watch_certificates(rings: Sequence[KeyRing[Responder]], metrics: OCSPMetrics) -> None:
     """Say every hour which responder certificates are to be renewed, long before answers have to stop."""
     while True:
-        for responder in responders:
-            warning = responder.governor.warning(datetime.now(UTC))
-            metrics.responder_to_be_renewed.labels(responder.authority).set(bool(warning))
-            if warning:
-                log.error("a responder certificate runs out", authority=responder.authority, problem=warning)
+        for ring in rings:
+            last = max(ring.held, key=lambda key: key.ends, default=None)
+            if last is not None:
+                warning = last.made.governor.warning(datetime.now(UTC))
+                metrics.responder_to_be_renewed.labels(last.made.authority).set(bool(warning))
+                if warning:
+                    log.error("a responder certificate runs out", authority=last.made.authority, problem=warning)
         await asyncio.sleep(_WATCH_SECONDS)
 
 

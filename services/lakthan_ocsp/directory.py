@@ -76,18 +76,22 @@ class Entitled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishedResponder:
-    """An authority of the configuration whose answers were signed elsewhere; `max_age` is for caches outside."""
+    """An authority of the configuration whose answers were signed elsewhere or ahead; `max_age` is for caches outside.
+    `live`: a key is there as well, for what cannot have been signed before it was asked.
+    """
 
     authority: str
     max_age: MaxAge
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """As `Entitled`, for an authority whose answers are published."""
+    """As `Entitled`, for an authority whose answers are published. `live`: who signs at once, where somebody does."""
 
     responder: PublishedResponder
     issuer: Issuer
+    live: Entitled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +119,12 @@ NOT_PUBLISHED = "not published"
 
 
 def check_responder(
-    view: CertificateView, authority: AuthorityRecord, issuers: Sequence[CertificateView], profile: Profile
+    view: CertificateView, authority: str, issuers: Sequence[CertificateView], profile: Profile
 ) -> bytes:
     """A delegated responder speaks only for the CA that issued its certificate (RFC 6960 §4.2.2.2).
 
-    Gives the key of the one of `issuers`, the certificates of `authority`, that issued it. Raises `ConfigError` when
-    none did, or when the certificate is not for OCSP signing or not as its profile demands.
+    Gives the key of the one of `issuers`, the certificates of the authority of that name, that issued it. Raises
+    `ConfigError` when none did, or when the certificate is not for OCSP signing or not as its profile demands.
     """
     purposes, _ = view.extended_key_usage()
     extensions = view.certificate.extensions
@@ -141,11 +145,11 @@ def check_responder(
         (profile.nocheck is Nocheck.FORBIDDEN and nocheck, f"profile {profile.name} forbids ocsp-nocheck"),
     ):
         if wrong:
-            raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: {why}")
+            raise ConfigError(f"{view.name} cannot answer for {authority!r}: {why}")
     for issuer in issuers:
         if view.issued_by(issuer):
             return issuer.public_key
-    raise ConfigError(f"{view.name} cannot answer for {authority.name!r}: that CA did not issue its certificate")
+    raise ConfigError(f"{view.name} cannot answer for {authority!r}: that CA did not issue its certificate")
 
 
 class Directory:
@@ -176,7 +180,7 @@ class Directory:
             if authority is None:
                 self.problems[name] = _NO_AUTHORITY
                 continue
-            if authority.id in self._published:
+            if authority.id in self._published and not self._published[authority.id].live:
                 self.problems[name] = "its answers are published: another responder would contradict them"
                 continue
             try:
@@ -201,16 +205,22 @@ class Directory:
             entitled = self._entitled(request)
             if usual:
                 self._usually[request.cert_ids[0].issuer] = entitled  # as many as there are issuers
+        if isinstance(entitled, Published) and entitled.live is not None and _wants_its_own(request, entitled.live):
+            return entitled.live
         return entitled
 
     def _entitled(self, request: OCSPRequest) -> Entitled | Published:
         issuer = self._issuer(request.cert_ids)
         published = self._published.get(issuer.authority.id)
-        if published is not None:
-            return Published(published, issuer)
         speakers = self._speakers.get(issuer.authority.id)
+        if published is not None:
+            return Published(published, issuer, self._signing(request, issuer, speakers) if speakers else None)
         if not speakers:
             raise NotEntitled(NO_RESPONDER)
+        return self._signing(request, issuer, speakers)
+
+    @staticmethod
+    def _signing(request: OCSPRequest, issuer: Issuer, speakers: list[_Speaker]) -> Entitled:
         speakers = [each for each in speakers if each.issued_by_key == issuer.public_key] or speakers
         chosen = next(
             (each for preferred in request.preferred for each in speakers if each.responder.suits(preferred)),
@@ -231,9 +241,15 @@ class Directory:
         return first
 
 
+def _wants_its_own(request: OCSPRequest, live: Entitled) -> bool:
+    """True for what nobody can have signed before it was asked: with a nonce, or about several certificates."""
+    nonce = request.nonce is not None and live.responder.profile.nonce and not live.responder.final
+    return nonce or len(request.cert_ids) != 1
+
+
 def _speaker(responder: Responder, authority: AuthorityRecord) -> _Speaker:
     issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
-    key = check_responder(responder.identity.view, authority, issuers, responder.profile)
+    key = check_responder(responder.identity.view, authority.name, issuers, responder.profile)
     statements = AuthorityStatements(
         authority, responder.profile, non_issued=responder.non_issued, cert_hash=responder.cert_hash
     )

@@ -90,8 +90,8 @@ class Governor(MaxAge):
     def __init__(self, config: ResponderConfig, profile: Profile, view: CertificateView) -> None:
         super().__init__(profile.max_age if config.max_age is None else config.max_age)
         self.profile = profile
-        self._validity = profile.validity if config.validity is None else config.validity
-        self._refresh = profile.refresh if config.refresh is None else config.refresh
+        self.validity = profile.validity if config.validity is None else config.validity
+        self.refresh = profile.refresh if config.refresh is None else config.refresh
         self._final = config.final
         self._not_before = view.not_before
         self._not_after = view.not_after
@@ -103,7 +103,7 @@ class Governor(MaxAge):
                 raise ConfigError(f"responder of {config.authority!r}, profile {profile.name}: {rule}")
 
     def _broken_settings(self) -> list[tuple[bool, str]]:
-        profile, validity, refresh = self.profile, self._validity, self._refresh
+        profile, validity, refresh = self.profile, self.validity, self.refresh
         deadline = validity / 2 if validity < timedelta(hours=16) else min(validity - timedelta(hours=8), _FOUR_DAYS)
         return [
             (
@@ -135,7 +135,11 @@ class Governor(MaxAge):
         if not self.profile.holds and any(record is not None and record.held for record in records):
             raise PolicyViolation(SUSPENSION, f"profile {self.profile.name} has no suspension, and this one is held")
         # Answers signed in one burst fall due one after another.
-        which = zlib.crc32(b"".join([record.serial_number for record in records if record is not None])) & 0xFF
+        which = 0
+        for record in records:
+            if record is not None:
+                which = zlib.crc32(record.serial_number, which)
+        which &= 0xFF
         second = int(now.timestamp())
         if second != self._second:
             self._second = second
@@ -157,9 +161,9 @@ class Governor(MaxAge):
                 f"the responder certificate is in force from {self._not_before} to {self._not_after} only",
             )
         if self._final:
-            return Span(produced_at, produced_at, _FOREVER, produced_at + self._refresh)
+            return Span(produced_at, produced_at, _FOREVER, produced_at + self.refresh)
         this_update = produced_at
-        next_update = min(produced_at + self._validity, self._not_after)
+        next_update = min(produced_at + self.validity, self._not_after)
         if crl is not None:
             this_update, next_update = min(crl.this_update, produced_at), min(crl.next_update, self._not_after)
             if next_update <= produced_at:
@@ -170,13 +174,13 @@ class Governor(MaxAge):
                 f"the responder certificate ends at {self._not_after}: an answer would be shorter than "
                 f"{self.profile.shortest}",
             )
-        spread = self._refresh * (_SPREAD * which / 0xFF)
-        return Span(produced_at, this_update, next_update, min(produced_at + self._refresh - spread, next_update))
+        spread = self.refresh * (_SPREAD * which / 0xFF)
+        return Span(produced_at, this_update, next_update, min(produced_at + self.refresh - spread, next_update))
 
     def warning(self, now: datetime) -> str:
         """Why the operator should act, long before the answers stop; '' when there is no reason."""
         left = self._not_after - now
-        needed = max((self._not_after - self._not_before) * _WARN_BELOW, self.profile.shortest + self._refresh)
+        needed = max((self._not_after - self._not_before) * _WARN_BELOW, self.profile.shortest + self.refresh)
         if left >= needed:
             return ""
         return f"its certificate ends at {self._not_after}, in {left}: renew it now"

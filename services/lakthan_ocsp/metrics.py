@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.registry import Collector
 
 from lakthan.algorithms import HashAlgorithm
+from lakthan.keys.metrics import KeyMetrics
+from lakthan.keys.ring_metrics import RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
 from lakthan_ocsp import directory, responder
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus
 
 if TYPE_CHECKING:
+    from lakthan.keys.key_ring import KeyRing
     from lakthan.web.wire import Wire
+    from lakthan_ocsp.directory import Responder
+    from lakthan_ocsp.responders import Responders
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _REQUEST_SECONDS = (0.000005, 0.00001, 0.000025, *_SECONDS)
@@ -47,9 +53,12 @@ class OCSPMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._successful = 0
         self._tallies: dict[tuple[str, str, tuple[str, ...], HashAlgorithm | None], Tally] = {}
         self.registry.register(_Before(self._bring_in))  # the first, so that the others give what it brings in
         ProcessCollector(registry=self.registry)
+        KeyMetrics("lakthan_ocsp", self.registry)
+        self._keys = RingMetrics("lakthan_ocsp", "authority", self.registry)
         requests = Counter(
             "lakthan_ocsp_requests",
             "Requests answered, by HTTP method and OCSPResponseStatus.",
@@ -191,6 +200,19 @@ class OCSPMetrics:
             registry=self.registry,
         )
 
+    def watch_keys(self, responders: Responders) -> None:
+        """Show which keys there are, and how long each authority can be answered for with them."""
+        self._keys.lives = responders.lives
+        self._keys.problems = responders.problems
+        for ring in responders.rings:
+            ends = self.responder_not_after.labels(ring.name)
+            ends.set_function(partial(_last_end, ring))
+
+    def successful(self) -> int:
+        """How many requests have been answered successfully so far."""
+        self._bring_in()
+        return self._successful
+
     def watch_wire(self, wire: Wire) -> None:
         """Show what it counts."""
         self._wire = wire
@@ -234,6 +256,7 @@ class OCSPMetrics:
         outcomes: tuple[str, ...],
         hashes: tuple[HashAlgorithm | None, ...],
     ) -> None:
+        self._successful += count
         self.requests[method, OCSPResponseStatus.SUCCESSFUL].inc(count)
         self._answers[source].inc(count)
         for outcome in outcomes:
@@ -246,6 +269,10 @@ class OCSPMetrics:
         if changed_at is not None:
             # Two clocks: one behind the database's would make the time negative.
             self._served_seconds.observe(max(0.0, (datetime.now(UTC) - changed_at).total_seconds()))
+
+
+def _last_end(ring: KeyRing[Responder]) -> float:
+    return max((key.ends.timestamp() for key in ring.held), default=0.0)
 
 
 class _Before(Collector):

@@ -1,8 +1,8 @@
-"""Answers that an offline CA has signed, given out as they are: looked up, and never made.
+"""Answers that an offline CA has signed, or a publisher ahead, given out as they are: looked up, and never made.
 
 Promises: the octets of the store, unchanged; never an answer whose certificate has changed since it was published, nor
 one outside of its time. `unauthorized` where there never was one (RFC 9919 §3.2.3), `tryLater` where there is one that
-must not be given now, and both are counted.
+must not be given now, or where the publisher owes one; both are counted.
 
 A nonce is not answered (RFC 9919 §3.2.1: the most complete answer that there is), and a signature of the request not
 looked at.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CHANGED = "changed"
 NOT_NOW = "not now"
+NOT_YET = "not yet"
 _WATCH_SECONDS = 3600.0
 _AGAIN_SECONDS = 5.0
 
@@ -60,6 +61,8 @@ class PublishedAnswers:
         standing, found = await self._reader.find(authority.id, cert_id.serial_number, cert_id.hash_algorithm, now)
         if standing is Standing.NONE:
             raise self._not_published()
+        if standing is Standing.NOT_YET:
+            raise self._withheld(authority.name, NOT_YET)
         if standing is Standing.OUTDATED:
             raise self._withheld(authority.name, CHANGED)
         if found is None:

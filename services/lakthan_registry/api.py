@@ -28,7 +28,7 @@ AuthorityName = (
         Meta(
             min_length=1,
             max_length=200,
-            pattern="^[^\\x00-\\x1f\\x7f]+$",
+            pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)",
             description="The authority; a publisher need not name its own.",
         ),
     ]

@@ -37,14 +37,14 @@ class CertificateFolder:
         self.files = _certificate_files(folder)
         self.position = 0
         self.octets = 0
-        self.size = sum(path.stat().st_size for path in self.files)
+        self.size = sum(map(_size, self.files))
 
     def read(self, bad: Bad, after: int = 0) -> Iterator[Entry]:
         """See `IssuedList`; a position is a file's number in the order of the paths."""
         self.octets = 0
         for number, path in enumerate(self.files, 1):
             self.position = number
-            self.octets += path.stat().st_size
+            self.octets += _size(path)
             if number <= after:
                 continue
             try:
@@ -58,11 +58,11 @@ class CertificateFolder:
         """See `IssuedList`."""
         digest = hashlib.sha256()
         for path in self.files:
-            digest.update(os.fsencode(path) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+            digest.update(os.fsencode(path) + b"\0" + _content_sha256(path))
         return digest.digest()
 
     def stamp(self) -> tuple[int, ...]:
-        """See `IssuedList`. Files that are added later wait for the next import."""
+        """See `IssuedList`. Always the same: each file stands for itself; what is added later waits for the next."""
         return (len(self.files), self.size)
 
     def _entries(self, path: Path) -> list[Entry]:
@@ -101,5 +101,19 @@ def _certificates(path: Path) -> list[x509.Certificate]:
         if octets.startswith(b"-----BEGIN "):
             return []
         return [x509.load_der_x509_certificate(octets)]
-    except ValueError as error:
+    except Exception as error:  # cryptography has types of its own for versions that it does not know
         raise ValueError(f"no certificate in it can be read ({error})") from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # a link to nowhere, perhaps: whoever reads it says so
+
+
+def _content_sha256(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""

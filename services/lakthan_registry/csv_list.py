@@ -61,9 +61,15 @@ class CSVList:
             first = stream.readline(_LONGEST_LINE)
         if first.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ConfigError(f"{path} is UTF-16: make it UTF-8 first, `iconv -f UTF-16 -t UTF-8`")
-        heading = first.decode("utf-8-sig", "replace").rstrip("\r\n")
+        heading, *_ = first.decode("utf-8-sig", "replace").splitlines() or [""]
         self._delimiter = options.delimiter or max(_DELIMITERS, key=heading.count)
-        self._columns = self._find_columns(next(csv.reader([heading], delimiter=self._delimiter), []))
+        try:
+            headings = next(csv.reader([heading], delimiter=self._delimiter, strict=True), [])
+        except csv.Error as error:
+            raise ConfigError(
+                f"{path}: the first line is no line of headings ({error}); quotes must end on it"
+            ) from error
+        self._columns = self._find_columns(headings)
 
     def _find_columns(self, headings: list[str]) -> dict[str, int]:
         known = {_plain(heading): at for at, heading in reversed(list(enumerate(headings)))}

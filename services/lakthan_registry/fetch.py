@@ -1,7 +1,9 @@
 """One GET of a CRL over HTTP, careful with whoever answers.
 
 Promises: no more than `most_octets` are ever kept, in an unnamed file and not in memory; a few redirects are followed,
-never from https to http and never to another kind of URL; an answer of "not modified" costs no transfer.
+never from https to http and never to another kind of URL; an answer of "not modified" costs no transfer, and counts
+from a server that was asked for it only. Compressed answers are not unpacked: nobody asks for them, and a few octets
+could become very many.
 
 Trusted: nothing of what comes. TLS is verified where the URL is https, but it is the CRL's signature that counts, and
 whoever imports looks at that.
@@ -90,11 +92,18 @@ async def _follow(
         except ConfigError as error:
             raise FetchFailed(str(error)) from error
         async with session.get(
-            URL(url, encoded=True), headers=validators.headers(), allow_redirects=False, timeout=timeout
+            URL(url, encoded=True),
+            headers=validators.headers(),
+            allow_redirects=False,
+            auto_decompress=False,
+            timeout=timeout,
         ) as reply:
-            if reply.status == 304:
+            if reply.status == 304 and validators != Validators():
                 return None
             if reply.status == 200:
+                coding = reply.headers.get("Content-Encoding", "identity")
+                if coding.lower() != "identity":
+                    raise FetchFailed(f"{url}: the answer is compressed ({coding}), which nobody asked for")
                 found = Validators(reply.headers.get("ETag"), reply.headers.get("Last-Modified"))
                 return Fetched(await _body(reply, url, most_octets), found)
             if reply.status not in _REDIRECTS or "Location" not in reply.headers:

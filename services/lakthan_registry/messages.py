@@ -12,11 +12,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-SerialNumber = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{1,255}$", description="Hexadecimal.", examples=["1F3A"])]
+# `$` alone would let a line break pass at the end.
+SerialNumber = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f]{1,255}$(?!\n)", description="Hexadecimal.", examples=["1F3A"])
+]
 Instant = Annotated[datetime, Meta(tz=True)]
 SHA256 = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9A-Fa-f]{64}$", description="Hexadecimal.")]
-# No control characters, no blanks around it.
-_TEXT_PATTERN = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$"
+# No control characters, none that turn lines or the direction of the text (a name stands in logs and tables), and no
+# blanks around it.
+_NEVER = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+_TEXT_PATTERN = rf"^[^\x00-\x20{_NEVER}]([^\x00-\x1f{_NEVER}]*[^\x00-\x20{_NEVER}])?$(?!\n)"
 Text = Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT_PATTERN)]
 PEM = Annotated[str, Meta(min_length=1, max_length=100_000, description="PEM, or DER in base64.")]
 Kind = Literal["issue", "revoke", "hold", "unhold"]
@@ -188,7 +193,7 @@ class Policy(In, frozen=True):
     """
 
     crl_urls: Annotated[
-        list[Annotated[str, Meta(pattern="^https?://[!-~]+$", max_length=2000)]], Meta(max_length=100)
+        list[Annotated[str, Meta(pattern=r"^https?://[!-~]+$(?!\n)", max_length=2000)]], Meta(max_length=100)
     ] = []
     declared_delay_seconds: Annotated[int, Meta(ge=1, le=31_536_000)] = 3600
     crl_drop_limit_percent: Annotated[int, Meta(ge=0, le=100)] = 10

@@ -6,8 +6,11 @@ or about all of them. The two may differ for the delay that the authority has de
 `pending`, an older one an alarm.
 
 How old a difference is: a change in the store counts from when it was recorded, an entry of a CRL from the thisUpdate
-of the CRL in which it was first seen. The monitor remembers that from one run to the next (`Report.since`); a run that
-remembers nothing counts from the thisUpdate of the current CRL, and may so take an old difference for a young one.
+of the CRL in which it was first seen. The monitor remembers that from one run to the next (`Report.since`), also past
+runs that could not look; a run that remembers nothing counts from the thisUpdate of the current CRL, and may so take an
+old difference for a young one. What a responder differed in is asked again, whatever else is picked.
+
+When not all CRLs can be had, what the store has beyond those that can is no difference: the missing one may list it.
 
 A CA may take a certificate off its CRLs when it has ended (RFC 5280 §3.3). Where the end is not on record and the
 revocation came from an earlier CRL, that is what has probably happened: such are counted and no difference.
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 
     from lakthan.store.records import AuthorityRecord
 
+# A difference from one run to the next: where, about which serial number, of which kind.
+_Which = tuple[str, bytes, "Kind"]
+
 STORE = "store"
 SAMPLE = 500
 # So many differences of a kind are looked into one by one; of more, the rest is counted.
@@ -86,6 +92,7 @@ class Report:
     `crls`: what was read. `compared`: entries compared with the store. `asked`: for each responder how many answers
     were compared. `uncounted`: differences beyond those listed. `ended`: revoked certificates that are not on the CRL
     any more, and whose end is not on record: they have probably ended. `problems`: what could not be compared.
+    `carried`: what an earlier run found and this one could not look at.
     """
 
     authority: str
@@ -98,6 +105,7 @@ class Report:
     uncounted: int = 0
     ended: int = 0
     problems: list[str] = field(default_factory=list)
+    carried: dict[_Which, datetime] = field(default_factory=dict)
 
     @property
     def alarms(self) -> list[Difference]:
@@ -110,9 +118,9 @@ class Report:
         return not self.alarms and not self.problems
 
     @property
-    def since(self) -> dict[tuple[str, bytes, Kind], datetime]:
+    def since(self) -> dict[_Which, datetime]:
         """What the next run has to remember."""
-        return {(each.where, each.serial_number, each.kind): each.since for each in self.differences}
+        return self.carried | {(each.where, each.serial_number, each.kind): each.since for each in self.differences}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,7 @@ class Monitor:
         authority: AuthorityRecord,
         *,
         sources: Sequence[str] | None = None,
-        since: Mapping[tuple[str, bytes, Kind], datetime] | None = None,
+        since: Mapping[_Which, datetime] | None = None,
     ) -> Report:
         """One comparison. `sources`: URLs and paths of CRLs, those of the policy when left out; `since`: what the run
         before had to remember. Raises `StoreUnavailable`; everything else that fails is a problem in the report.
@@ -157,7 +165,8 @@ class Monitor:
         policy = await self._authorities.policy(authority.id)
         report = Report(authority.name, datetime.now(UTC), policy.declared_delay)
         known = await self._authorities.authorities()
-        for source in policy.crl_urls if sources is None else sources:
+        wanted = policy.crl_urls if sources is None else sources
+        for source in wanted:
             try:
                 crl = await self._read(source, authority, known)
             except (CRLUnusable, FetchFailed) as error:
@@ -169,8 +178,9 @@ class Monitor:
         if not report.crls:
             if not report.problems:
                 report.problems.append("no CRL is known: give the authority a policy with a CRL's URL, or name a CRL")
+            report.carried = dict(since or {})
             return report
-        await _Comparison(self._means, authority, report, since or {}).run()
+        await _Comparison(self._means, authority, report, since or {}, whole=len(report.crls) == len(wanted)).run()
         return report
 
     async def _read(self, source: str, authority: AuthorityRecord, known: Sequence[AuthorityRecord]) -> PublishedCRL:
@@ -186,21 +196,26 @@ class Monitor:
 
 
 class _Comparison:
-    """One run: the entries of all CRLs together on one side, the store and the responders on the other."""
+    """One run: the entries of all CRLs together on one side, the store and the responders on the other.
+
+    `whole`: every CRL there is could be read.
+    """
 
     def __init__(
         self,
         means: _Means,
         authority: AuthorityRecord,
         report: Report,
-        remembered: Mapping[tuple[str, bytes, Kind], datetime],
+        remembered: Mapping[_Which, datetime],
+        *,
+        whole: bool,
     ) -> None:
         self._means = means
         self._authority = authority
         self._report = report
         self._remembered = remembered
+        self._whole = whole
         self._entries: dict[bytes, Revocation] = {}
-        self._seen_since: dict[bytes, datetime] = {}
         for crl in report.crls:
             for serial_number, revocation in crl.entries.items():
                 self._entries.setdefault(serial_number, revocation)
@@ -211,7 +226,12 @@ class _Comparison:
         """Fill the report."""
         unmatched, lacking = await self._with_the_store()
         await self._not_revoked_here(unmatched)
-        await self._not_on_a_crl(lacking)
+        if self._whole:
+            await self._not_on_a_crl(lacking)
+        else:
+            self._report.carried = {
+                which: since for which, since in self._remembered.items() if which[1] not in self._entries
+            }
         asked = self._to_be_asked(lacking)
         issuer = self._report.crls[0].issuer
         for url in self._means.responders:
@@ -257,6 +277,7 @@ class _Comparison:
         if sample is not None and sample < len(agreed):
             agreed = random.sample(agreed, sample)
         differing |= {record.serial_number for record in lacking[:_MOST_DETAILS]}
+        differing |= {serial_number for where, serial_number, _ in self._remembered if where != STORE}
         return sorted(differing | set(agreed))
 
     def _take_answers(
@@ -268,6 +289,7 @@ class _Comparison:
         self._report.asked[url] = len(answers) - len(failures)
         for serial_number, answer in answers.items():
             if isinstance(answer, NoAnswer):
+                self._carry(url, serial_number)
                 continue
             entry = self._entries.get(serial_number)
             if entry is None:
@@ -278,6 +300,13 @@ class _Comparison:
                 self._differs(url, serial_number, Kind.NOT_REVOKED, answer)
             else:
                 self._same(url, serial_number, entry, answer.revocation)
+
+    def _carry(self, where: str, serial_number: bytes) -> None:
+        """What an earlier run found about the certificate keeps its age, for this one could not look."""
+        for kind in Kind:
+            which = where, serial_number, kind
+            if which in self._remembered:
+                self._report.carried[which] = self._remembered[which]
 
     def _same(self, where: str, serial_number: bytes, entry: Revocation, ours: Revocation) -> None:
         if self._authority.revocation_time is not None and where != STORE:
@@ -356,22 +385,30 @@ async def follow_crls(
 
     A CRL of a million entries takes half a minute to compare: at most a tenth of the time is spent with it.
     """
-    remembered: dict[str, dict[tuple[str, bytes, Kind], datetime]] = {}
+    remembered: dict[str, dict[_Which, datetime]] = {}
     async with aiohttp.ClientSession() as session:
         monitor, authorities = Monitor(pool, session, responders=responders, sample=sample), AuthorityAdmin(pool)
         while True:
             began = monotonic()
             try:
-                for authority in await authorities.authorities():
-                    if (await authorities.policy(authority.id)).crl_urls:
-                        report = await monitor.compare(authority, since=remembered.get(authority.name))
-                        remembered[authority.name] = report.since
-                        metrics.take(report)
-                        _log(report)
+                followed = [
+                    each for each in await authorities.authorities() if (await authorities.policy(each.id)).crl_urls
+                ]
             except LakthanError as error:
                 log.warning("CRLs and OCSP cannot be compared now", problem=str(error))
-            except Exception:  # noqa: BLE001 - a CRL that nobody thought of must not end the monitor
-                log.exception("comparing CRLs and OCSP failed and will be tried again")
+                followed = []
+            for authority in followed:
+                try:
+                    report = await monitor.compare(authority, since=remembered.get(authority.name))
+                except LakthanError as error:
+                    log.warning("CRL and OCSP cannot be compared now", authority=authority.name, problem=str(error))
+                except Exception:  # noqa: BLE001 - a CRL that nobody thought of is in no other authority's way
+                    log.exception("comparing CRL and OCSP failed and will be tried again", authority=authority.name)
+                    metrics.problems.labels(authority.name).set(1)
+                else:
+                    remembered[authority.name] = report.since
+                    metrics.take(report)
+                    _log(report)
             await asyncio.sleep(max(every.total_seconds(), 9 * (monotonic() - began)))
 
 

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.certificates import CertificateView
 from lakthan.errors import LakthanError
+from lakthan.keys.verification import verify
 from lakthan.store.records import CRLReason
 from lakthan_registry.monitor_crl import Revocation
 
@@ -123,8 +124,13 @@ def _verify(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> None:
             certificate.verify_directly_issued_by(issuer)
             signer = certificate
             break
-    key, digest = signer.public_key(), response.signature_hash_algorithm
+    key = signer.public_key()
     signed = response.signature, response.tbs_response_bytes
+    if response.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
+        # With the parameters that responders of this house use; with others it does not hold.
+        verify(key, HashAlgorithm.SHA_256, *signed, pss=True)
+        return
+    digest = response.signature_hash_algorithm
     if isinstance(key, rsa.RSAPublicKey) and digest is not None:
         key.verify(*signed, padding.PKCS1v15(), digest)
     elif isinstance(key, ec.EllipticCurvePublicKey) and digest is not None:

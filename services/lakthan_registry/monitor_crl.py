@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lakthan.store.records import AuthorityRecord
 
 _PEM = b"-----BEGIN"
+# cryptography has types of its own for what it finds wrong.
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 class CRLUnusable(LakthanError):
@@ -75,7 +77,7 @@ def read_published(
             issuer,
             dict(_entries(crl, authority)),
         )
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CRLUnusable(f"{source}: it cannot be read as a CRL ({error})") from error
 
 

@@ -59,6 +59,10 @@ def _document(report: Report) -> dict[str, Any]:
             }
             for each in report.differences
         ],
+        "carried": [
+            {"where": where, "serial_number": number.hex(), "kind": kind.name.lower(), "since": since.isoformat()}
+            for (where, number, kind), since in report.carried.items()
+        ],
     }
 
 
@@ -76,7 +80,7 @@ def remembered(path: Path) -> Since:
                     bytes.fromhex(each["serial_number"]),
                     Kind[each["kind"].upper()],
                 ): datetime.fromisoformat(each["since"])
-                for each in report["differences"]
+                for each in (*report["differences"], *report.get("carried", ()))
             }
             for report in document["authorities"]
         }

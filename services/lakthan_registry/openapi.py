@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -30,7 +31,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {"title": "Lakthan registry", "version": "1.0", "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
@@ -44,6 +45,9 @@ def document() -> dict[str, Any]:
             },
         },
     }
+    # In a JSON Schema `$` is the end, and needs no word about a line break behind it.
+    plain: dict[str, Any] = json.loads(json.dumps(document).replace("$(?!\\\\n)", "$"))
+    return plain
 
 
 def _operation(route: Route) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Promises: each URL is asked often enough for the policy's declared delay, more o
 comes near, and after failures ever less often, but never so that the end is slept through. What cannot be had or is
 refused changes nothing, is logged and counted; when the last quarter of a CRL's life has begun and the newest try
 failed, or it has ended, `lakthan_registry_crl_overdue` is 1. The responders then do what their profiles say about a CRL
-that has ended: they answer `tryLater`.
+that has ended: they answer `tryLater`. In that last quarter a server is not asked whether there is anything new but for
+the list itself: one that says "not modified" of a list that ends may be wrong.
 
 Several registries may fetch the same URL: an import that comes second finds nothing new.
 
@@ -149,6 +150,10 @@ def is_overdue(this_update: datetime | None, next_update: datetime | None, failu
     return left <= timedelta(0) or left < life / 10 or (failures > 0 and left < life / 4)
 
 
+def _nears_its_end(state: _State, now: datetime) -> bool:
+    return is_overdue(state.this_update, state.next_update, 1, now)
+
+
 async def follow_urls(
     reader: asyncpg.Pool, publisher: asyncpg.Pool, metrics: SourceMetrics, polling: Polling = Polling()
 ) -> None:
@@ -165,6 +170,8 @@ async def follow_urls(
                         wanted = await _read_policies(reader)
                     except StoreUnavailable as error:
                         log.warning("the CRL URLs cannot be read", error=str(error))
+                    except Exception:  # noqa: BLE001  # a defect: what is followed is followed on
+                        log.exception("the CRL URLs cannot be read")
                     else:
                         for gone in followers.keys() - wanted.keys():
                             followers.pop(gone).cancel()
@@ -215,7 +222,8 @@ class _Poller:
     async def _try(self, followed: Followed, state: _State) -> str:
         """One try, and the word for what came of it."""
         try:
-            fetched = await fetch(self._session, followed.url, state.validators, most_octets=self._polling.most_octets)
+            validators = Validators() if _nears_its_end(state, datetime.now(UTC)) else state.validators
+            fetched = await fetch(self._session, followed.url, validators, most_octets=self._polling.most_octets)
             outcome = "not modified" if fetched is None else await self._import(followed, state, fetched)
         except CRLRefused as error:
             await self._refused(followed, state, error)
@@ -315,3 +323,5 @@ async def record_refusal(
         )
     except LakthanError as away:
         log.warning("a refusal could not be put on record", error=str(away))
+    except Exception:  # noqa: BLE001  # a defect: the CRL is refused all the same, and the others go on
+        log.exception("a refusal could not be put on record")

@@ -3,7 +3,7 @@
 Promises: a file is taken when it is complete: its name does not begin with a dot nor end in `.tmp` or `.part`, and two
 looks in a row found the same size and time. What was imported goes to `done/` beside it, what was refused to `failed/`,
 with the reason in `FILE.txt`; the names there begin with the time, so nothing is replaced. While the store is away,
-files stay where they are.
+files stay where they are. A folder that cannot be read, or a file that meets a defect, is in nobody else's way.
 
 Trusted: whoever may write into an authority's folder, to fill the disk and no more: a CRL is believed by its signature,
 and only when it is this authority's. Links and devices are not opened.
@@ -59,6 +59,8 @@ async def follow_spool(
             log.warning("the spool has to wait for the store", error=str(error))
         except OSError as error:
             log.error("the spool cannot be read", folder=str(folder), error=error.strerror)
+        except Exception:  # noqa: BLE001 - a defect: the next look may do better
+            log.exception("the spool cannot be looked through")
         await asyncio.sleep(every.total_seconds())
 
 
@@ -71,7 +73,7 @@ class Spool:
         self._metrics = metrics
         self._seen: dict[Path, _Identity] = {}
         self._stuck: dict[Path, _Identity] = {}  # dealt with, but could not be moved away
-        self._strange: set[Path] = set()  # folders of nobody, said once
+        self._strange: set[Path] = set()  # folders of nobody, or that cannot be read: said once
 
     async def look(self, authorities: dict[str, AuthorityRecord]) -> None:
         """One look: take what is complete."""
@@ -83,8 +85,14 @@ class Spool:
                     log.error("a folder of the spool has the name of no authority", folder=_shown(folder))
                     self._strange.add(folder)
                 continue
+            try:
+                now_there |= _files(folder)
+            except OSError as error:
+                if folder not in self._strange:
+                    log.error("a folder of the spool cannot be read", folder=_shown(folder), error=error.strerror)
+                    self._strange.add(folder)
+                continue
             self._strange.discard(folder)
-            now_there |= _files(folder)
         complete = [
             path
             for path, identity in now_there.items()
@@ -116,6 +124,9 @@ class Spool:
                 await record_refusal(self._pool, record.id, "spool", error, {"file": _shown(path.name)})
             log.warning("a CRL in the spool is refused", authority=record.name, file=_shown(path.name), error=reason)
             self._put_away(path, record.name, _FAILED, reason)
+        except Exception:  # noqa: BLE001 - a defect: said with its traceback, and the other files have their turn
+            log.exception("a CRL in the spool cannot be dealt with", authority=record.name, file=_shown(path.name))
+            self._stuck[path] = self._seen[path]
         else:
             log.info("CRL imported", authority=record.name, file=_shown(path.name), **summary(done))
             self._put_away(path, record.name, _DONE)
@@ -162,7 +173,10 @@ def _files(folder: Path) -> dict[Path, _Identity]:
     for entry in os.scandir(folder):
         if entry.name.startswith(".") or entry.name.lower().endswith(_INCOMPLETE):
             continue
-        status = entry.stat(follow_symlinks=False)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # renamed or taken away just now
         if not stat.S_ISDIR(status.st_mode):
             found[Path(entry.path)] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found

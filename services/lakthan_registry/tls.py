@@ -3,13 +3,15 @@
 TLS asks every client for a certificate and takes none as an answer; one that does not come from the CAs of `clients` is
 turned away by TLS itself. Whether a certificate is in force, and whether it was revoked, is decided here for every
 request and not in the handshake: a client that is refused then reads why, instead of a bare alert, and the refusal can
-be put on record; and a connection that outlives a revocation is of no use.
+be put on record; and a connection that outlives a revocation is of no use. Nor is one that says nothing: the head of
+the first request has to be there in time, so that nobody can hold the door by being slow.
 
 Rules it lives by:
 
 - TLS 1.2 at least (RFC 9325 §3.1.1).
-- A client certificate is issued directly by a CA of the file. That CA's CRL, where the configuration names one, must be
-  signed by it and in date: a CRL that ran out refuses everybody whom it covers.
+- A client certificate is issued directly by a CA of the file. That CA's CRLs, where the configuration names some, must
+  be signed by a key that the file has for this CA's name, and in date: a CRL that ran out refuses everybody whom it
+  covers. A CA may stand there several times, renewed or with a new key.
 - Files are read again when they change, without a restart; a broken file changes nothing but the log.
 
 Trusted: whoever can write the files of the configuration decides who may knock.
@@ -20,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from cryptography import x509
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for: see the module's docstring.
 _NO_CHECK_TIME = 0x200000
 _LOOK_SECONDS = 2.0
+# For the TLS handshake, and again for the head of the first request.
+_PATIENCE = timedelta(seconds=15)
+_LONGEST_HEAD = 64 * 1024  # more than aiohttp takes
 _DRAIN_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 75.0
 
@@ -105,17 +111,18 @@ class ClientCertificates:
                 f"{view.not_after:%Y-%m-%dT%H:%M:%SZ}",
                 hint="renew the client certificate and have the registrar bind the new one to a credential",
             )
-        issuer = next((each for each in self._issuers if view.issued_by(each)), None)
-        if issuer is None or not issuer.not_before <= now <= issuer.not_after:
+        issuers = [each for each in self._issuers if view.issued_by(each)]
+        if not any(each.not_before <= now <= each.not_after for each in issuers):
             raise Problem(
                 "certificate-status-unknown",
                 f"the certificate {view.name} was not issued by a CA of the registry's clients that is in force",
                 hint="use a certificate that one of those CAs issued itself; ask the registrar which ones they are",
             )
-        self._check_revocation(view, issuer, now)
+        self._check_revocation(view, now)
 
-    def _check_revocation(self, view: CertificateView, issuer: CertificateView, now: datetime) -> None:
-        ours = [each for each in self._crls if each.issuer is issuer]
+    def _check_revocation(self, view: CertificateView, now: datetime) -> None:
+        # By name: a CA with a new key lists the certificates of its old one too (RFC 5280 §6.3.3).
+        ours = [each for each in self._crls if each.crl.issuer == view.certificate.issuer]
         for each in ours:
             found = each.crl.get_revoked_certificate_by_serial_number(view.certificate.serial_number)
             if found is not None:
@@ -129,7 +136,7 @@ class ClientCertificates:
             if not each.crl.last_update_utc <= now <= each.next_update:
                 raise Problem(
                     "certificate-status-unknown",
-                    f"the CRL of {issuer.name} is out of date, so nobody can tell whether {view.name} was revoked",
+                    f"the CRL of {each.issuer.name} is out of date, so nobody can tell whether {view.name} was revoked",
                     hint="the registry's operator has to put the current CRL in place; a token works in the meantime",
                 )
 
@@ -150,6 +157,8 @@ class ClientCertificates:
                     context.load_verify_locations(self._config.clients)
             except ConfigError as error:
                 log.error("TLS stays as it was", problem=str(error))
+            except Exception:  # noqa: BLE001 - a file that nobody thought of must not end the watch
+                log.exception("TLS stays as it was")
             else:
                 log.info("TLS files read", client_authorities=len(self._issuers), crls=len(self._crls))
 
@@ -211,16 +220,71 @@ def client_certificate(http_request: web.BaseRequest) -> CertificateView | None:
     return None if encoded is None else CertificateView.from_der(encoded)
 
 
+class _FirstHead(asyncio.Protocol):
+    """A connection until the head of its first request is there; then aiohttp has it. Too slow: it is ended."""
+
+    def __init__(self, serve: Callable[[], asyncio.Protocol], waiting: set[asyncio.Transport], seconds: float) -> None:
+        self._serve = serve
+        self._waiting = waiting
+        self._seconds = seconds
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._waiting.add(self._transport)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._received += data
+        if self._transport is None or not (
+            b"\r\n\r\n" in self._received or b"\n\n" in self._received or len(self._received) > _LONGEST_HEAD
+        ):
+            return
+        transport, self._transport = self._transport, None
+        self._let_go(transport)
+        protocol = self._serve()
+        protocol.connection_made(transport)
+        transport.set_protocol(protocol)
+        protocol.data_received(self._received)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._transport is not None:
+            self._let_go(self._transport)
+
+    def _let_go(self, transport: asyncio.Transport) -> None:
+        self._waiting.discard(transport)
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 class HTTPSFront:
     """A bound public port that speaks TLS. `port` is the real one when 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server, waiting: set[asyncio.Transport]) -> None:
         self._runner = runner
-        self.port = port
+        self._server = server
+        self._waiting = waiting
+        self.port: int = server.sockets[0].getsockname()[1]
 
     @classmethod
-    async def open(cls, application: web.Application, host: str, port: int, context: ssl.SSLContext) -> HTTPSFront:
-        """Listen and serve. Raises `ConfigError` when the address cannot be had."""
+    async def open(
+        cls,
+        application: web.Application,
+        host: str,
+        port: int,
+        context: ssl.SSLContext,
+        *,
+        patience: timedelta = _PATIENCE,
+    ) -> HTTPSFront:
+        """Listen and serve. `patience`: with a handshake, and with the head of a connection's first request.
+
+        Raises `ConfigError` when the address cannot be had.
+        """
         runner = web.AppRunner(
             application,
             access_log=None,
@@ -229,13 +293,26 @@ class HTTPSFront:
             shutdown_timeout=_DRAIN_SECONDS,
         )
         await runner.setup()
+        serve = runner.server
+        assert serve is not None  # noqa: S101 - setup made it
+        waiting: set[asyncio.Transport] = set()
         try:
-            await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024).start()
+            server = await asyncio.get_running_loop().create_server(
+                lambda: _FirstHead(serve, waiting, patience.total_seconds()),
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=patience.total_seconds(),
+                backlog=1024,
+            )
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-        return cls(runner, runner.addresses[0][1])
+        return cls(runner, server, waiting)
 
     async def close(self) -> None:
         """Stop accepting, let requests in flight finish, close."""
+        self._server.close()
+        for transport in list(self._waiting):
+            transport.abort()
         await self._runner.cleanup()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _ENVIRONMENT_PREFIX = "LAKTHAN_"
+_WORDS: dict[str, object] = {"true": True, "false": False}
 
 
 class KeyURI:
@@ -74,13 +75,18 @@ class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the hash of the certificate where the store has it. `final`: the CA has ended, answers hold for ever
     (EN 319 411-2 CSS-6.3.10-11).
 
-    With `answers = "published"` there is neither certificate nor key: what an offline CA signed is given out as it is,
-    and of all the settings only `max_age` means anything.
+    `keys` names a key list (`lakthan.keys.key_list`) instead of `certificate` and `key`: keys then come and go without
+    a restart.
+
+    With `answers = "published"` what an offline CA or a publisher signed is given out as it is. There need be neither
+    certificate nor key, and then of all the settings only `max_age` means anything; with a key, what cannot have been
+    signed before it was asked for is signed live: requests with a nonce, and about several certificates.
     """
 
     authority: str
     certificate: Path | None = None
     key: KeyURI | None = None
+    keys: Path | None = None
     answers: Literal["signed", "published"] = "signed"
     profile: str = "pdf-ltv"
     validity: timedelta | None = None
@@ -97,6 +103,10 @@ class ResponderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The OCSP responder. `port` 0 takes a free one. `cached_answers` and `cache_megabytes` bound the response cache of
     each worker, whichever is reached first.
+
+    `keyless`: it stands at the edge, beside a copy of the database (a standby or a subscriber), has published answers
+    only and opens no key. It answers while what it knows is younger than `edge_bound`. The file `warm_start` keeps
+    `warm_start_answers` of them at most, for when there is no database.
     """
 
     responders: list[ResponderConfig]
@@ -107,14 +117,19 @@ class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_port: Port = 6961
     cached_answers: Annotated[int, msgspec.Meta(ge=0)] = 100_000
     cache_megabytes: Annotated[int, msgspec.Meta(ge=1)] = 96
+    keyless: bool = False
+    edge_bound: timedelta = timedelta(hours=12)
+    warm_start: Path | None = None
+    warm_start_answers: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 
 
 class UnitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A time-stamping unit: its certificate, the intermediates above it, and its key."""
+    """A time-stamping unit: its certificate, the intermediates above it, and its key; or its key list (`keys`)."""
 
-    certificate: Path
-    key: KeyURI
+    certificate: Path | None = None
+    key: KeyURI | None = None
     chain: Path | None = None
+    keys: Path | None = None
 
 
 class TSAProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,12 +228,46 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_port: Port = 8444
 
 
+class PresignConfig(ResponderConfig, frozen=True, forbid_unknown_fields=True):
+    """An authority whose answers are signed ahead: whatever its responder is, and beside it `hashes`, with which
+    CertIDs (one answer for each), `signatures_per_second`, the most that the key is asked for (None: no bound), and
+    `in_flight`, the most at one moment.
+    """
+
+    hashes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-1", "SHA-256")
+    signatures_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 4
+
+
+class PublisherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The publisher: signs the answers of these authorities ahead, for responders with `answers = "published"`, and
+    keeps the heartbeat by which copies of the database know their age; without `responders` it does only that.
+    """
+
+    responders: list[PresignConfig] = []
+    database: DatabaseConfig = DatabaseConfig()
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 6964
+
+
+class ApprovalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who must approve what is done to key lists. `approvers`: PEM file of public keys or certificates; so many of them
+    (`required`) must have signed. `memory`: a folder of the service's own, where it notes which keys were retired.
+    """
+
+    approvers: Path
+    required: Annotated[int, msgspec.Meta(ge=1)]
+    memory: Path | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file; each service reads its own table."""
 
     ocsp: OCSPConfig | None = None
     tsa: TSAConfig | None = None
     registry: RegistryConfig | None = None
+    publisher: PublisherConfig | None = None
+    approval: ApprovalConfig | None = None
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -251,11 +300,11 @@ def _override(document: dict[str, object], environment: Mapping[str, str]) -> No
         table_name, _, key = variable.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
         table = document.get(table_name)
         if variable.startswith(_ENVIRONMENT_PREFIX) and key and isinstance(table, dict):
-            table[key] = int(value) if value.isdigit() else value
+            table[key] = int(value) if value.isdigit() else _WORDS.get(value, value)
     url = environment.get("DATABASE_URL")
     if url:
-        for table in document.values():
-            if isinstance(table, dict) and "database" not in table:
+        for name, table in document.items():
+            if isinstance(table, dict) and name != "approval" and "database" not in table:
                 table["database"] = {"url": url}
 
 

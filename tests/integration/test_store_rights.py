@@ -20,6 +20,7 @@ ROLES = (
     "lakthan_publisher",
     "lakthan_registrar",
     "lakthan_auditor",
+    "lakthan_presigner",
 )
 AUTHORITIES = ("authority", "authority_name", "authority_key", "authority_certificate", "authority_crl")
 TABLES = (
@@ -38,7 +39,16 @@ TABLES = (
     "idempotency_key",
     "audit_record",
     "audit_head",
+    "crl_scope",
+    "crl_scope_authority",
+    "crl_hold",
+    "published_answer",
+    "presigned_authority",
+    "heartbeat",
+    "bulk_change",
 )
+# Read through status_change, which it belongs to, and by itself by nobody.
+READ_BY_OVERSEERS = [table for table in TABLES if table != "bulk_change"]
 
 # One statement for each verb; none needs a row to be there.
 INSERTS = {
@@ -68,6 +78,17 @@ INSERTS = {
     "audit_record": "INSERT INTO audit_record (chain, number, at, event, actor, through, login, detail,"
     " previous_sha256, sha256) SELECT 0, 1, now(), 'x', 'x', 'x', 'x', '{}', '', '' WHERE false",
     "audit_head": "INSERT INTO audit_head (chain, number, sha256) SELECT 0, 0, '' WHERE false",
+    "crl_scope": "INSERT INTO crl_scope (authority_id, scope, this_update, next_update, crl_sha256, complete_entries,"
+    " actor) VALUES (1, '', now(), now() + '1 day', sha256(''), 0, 'test')",
+    "crl_scope_authority": "INSERT INTO crl_scope_authority (crl_scope, authority_id) SELECT 1, 1 WHERE false",
+    "crl_hold": "INSERT INTO crl_hold (crl_scope, authority_id, serial_number) SELECT 1, 1, '\\x01' WHERE false",
+    "published_answer": "INSERT INTO published_answer (authority_id, serial_number, cert_id_hash, produced_at,"
+    " this_update, next_update, cert_status, status_version, response)"
+    " VALUES (1, '\\x01', 'SHA-1', now(), now(), now() + '1 day', 'good', 1, '\\x30')",
+    "presigned_authority": "INSERT INTO presigned_authority VALUES (1, '{SHA-1}', true)",
+    "heartbeat": "INSERT INTO heartbeat (at) VALUES (now())",
+    "bulk_change": "INSERT INTO bulk_change (version, authority_id, serial_number, change, actor)"
+    " VALUES (1, 1, '\\x01', 'issue', 'test')",
 }
 
 
@@ -79,6 +100,7 @@ def statement_of(verb: str, table: str) -> str:
         "authority": "name",
         "certificate_status": "version",
         "status_change": "actor",
+        "bulk_change": "actor",
         "serial_epoch": "tsu",
         "timestamp_token": "tsu",
         "clock_event": "host",
@@ -90,6 +112,7 @@ def statement_of(verb: str, table: str) -> str:
         "idempotency_key": "versions",
         "audit_record": "chain",
         "audit_head": "chain",
+        "heartbeat": "at",
     }.get(table, "authority_id")
     return {
         "select": f"SELECT {column} FROM {table}",
@@ -100,13 +123,18 @@ def statement_of(verb: str, table: str) -> str:
 
 
 ALLOWED = {
-    *itertools.product(["lakthan_responder"], ["select"], [*AUTHORITIES, "certificate_status"]),
+    *itertools.product(
+        ["lakthan_responder", "lakthan_presigner"],
+        ["select"],
+        [*AUTHORITIES, "certificate_status", "published_answer", "presigned_authority", "audit_head", "heartbeat"],
+    ),
+    ("lakthan_responder", "select", "audit_record"),
     ("lakthan_tsa", "insert", "timestamp_token"),
     ("lakthan_tsa", "insert", "serial_epoch"),
     ("lakthan_tsa", "insert", "clock_event"),
     ("lakthan_tsa", "select", "tsu_freeze"),
     ("lakthan_registry", "insert", "tsu_freeze"),
-    *itertools.product(["lakthan_registry"], ["select"], TABLES),
+    *itertools.product(["lakthan_registry"], ["select"], READ_BY_OVERSEERS),
     *itertools.product(["lakthan_registry"], ["insert", "update", "delete"], AUTHORITIES),
     ("lakthan_registry", "insert", "status_change"),
     *itertools.product(
@@ -114,7 +142,7 @@ ALLOWED = {
     ),
     *itertools.product(["lakthan_registry", "lakthan_registrar"], ["insert", "delete"], ["authority_login"]),
     *itertools.product(["lakthan_registry", "lakthan_publisher"], ["insert", "update", "delete"], ["idempotency_key"]),
-    *itertools.product(["lakthan_registrar", "lakthan_auditor"], ["select"], TABLES),
+    *itertools.product(["lakthan_registrar", "lakthan_auditor"], ["select"], READ_BY_OVERSEERS),
     *itertools.product(
         ["lakthan_registrar"], ["insert"], ["authority", "authority_name", "authority_key", "authority_certificate"]
     ),
@@ -130,10 +158,26 @@ ALLOWED = {
             "idempotency_key",
             "audit_record",
             "audit_head",
+            "crl_scope",
+            "crl_scope_authority",
+            "crl_hold",
+            "published_answer",
         ],
     ),
     ("lakthan_publisher", "insert", "status_change"),
 }
+
+
+async def test_no_table_is_forgotten(open_as: OpenPool) -> None:
+    """The table of rights speaks of every table and every role that the schema makes."""
+    owner = await open_as(None)
+    tables = await owner.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+        " AND NOT relispartition"
+    )
+    assert {row["relname"] for row in tables} == set(TABLES)
+    roles = await owner.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE 'lakthan%' AND NOT rolcanlogin")
+    assert {row["rolname"] for row in roles} == set(ROLES)
 
 
 @pytest.mark.parametrize("role", ROLES)

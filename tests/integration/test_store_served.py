@@ -226,6 +226,7 @@ async def test_a_cut_connection_of_a_healthy_worker(stack: Stack, open_as: OpenP
     [pid] = await sessions_of_feeds(owner)
     await owner.execute("SELECT pg_terminate_backend($1)", pid)
     served = await watch.wait_until_served()
+    assert not served.acknowledged
     while not (served.acknowledged and served.workers == 1):
         served = await watch.wait_until_served()
 
@@ -257,6 +258,33 @@ async def test_an_impostor_cannot_make_anything_served(stack: Stack, open_as: Op
         await connection.remove_listener("lakthan_ask", lambda *_: None)
         await connection.reset()
     worker.send_signal(signal.SIGCONT)
+
+
+async def test_an_impostor_cannot_ask_ahead(stack: Stack, open_as: OpenPool) -> None:
+    """Whoever makes the responders answer questions that were not asked yet gets nothing by it: what they have taken
+    in before a change says nothing about the change.
+    """
+    forger = await open_as("lakthan_tsa")
+    worker = await stack.worker()
+    watch = await stack.settled_watch()
+    overheard: list[str] = []
+    answered: list[str] = []
+    async with forger.acquire() as connection:
+        try:
+            await connection.add_listener("lakthan_ask", lambda _c, _p, _ch, ask: overheard.append(str(ask)))
+            await connection.add_listener("lakthan_served", lambda _c, _p, _ch, ask: answered.append(str(ask)))
+            assert (await watch.wait_until_served()).acknowledged
+            await until(lambda: bool(overheard))
+            name, mark, last = overheard[-1].partition("x")
+            ahead = [f"{name}{mark}{number}" for number in range(50)] + [name, f"{name}x", f"{name}xy", f"{last}0"]
+            for ask in ahead:
+                await connection.execute("SELECT pg_notify('lakthan_ask', $1)", ask)
+            await until(lambda: ahead[-1] in " ".join(answered).split())
+            worker.send_signal(signal.SIGSTOP)
+            assert not (await watch.wait_until_served()).acknowledged
+        finally:
+            worker.send_signal(signal.SIGCONT)
+            await connection.reset()
 
 
 async def test_without_its_own_connection_the_watch_waits_for_the_bound(stack: Stack, open_as: OpenPool) -> None:

@@ -88,6 +88,7 @@ class World:
         responders: tuple[str, ...] | None = None,
         sample: int | None = None,
         source: str | None = None,
+        more_sources: tuple[str, ...] = (),
     ) -> Report:
         """One run of the monitor, by default with the responder asked about every entry."""
         authority = await self.authority()
@@ -99,7 +100,9 @@ class World:
         urls = (self.responder.url,) if responders is None else responders
         monitor = Monitor(self.pool, self.session, responders=urls, sample=sample)
         return await monitor.compare(
-            authority, sources=[source or str(self.crl_path)], since=before.since if before else None
+            authority,
+            sources=[source or str(self.crl_path), *more_sources],
+            since=before.since if before else None,
         )
 
 
@@ -238,6 +241,76 @@ async def test_a_difference_grows_old_though_crls_stay_young(world: World) -> No
     assert not (await world.compare(before=gone, delay=timedelta(minutes=45))).alarms
 
 
+async def test_a_run_that_cannot_look_forgets_nothing(world: World, tmp_path: Path) -> None:
+    """A CRL that cannot be had, or a responder that does not answer, just once, does not make old differences young
+    again: their age is kept for the run after it, in a report in JSON as well.
+    """
+    time = now() - 3 * HOUR
+    soon = timedelta(minutes=45)
+    world.publish({1: (time, None)}, this_update=now() - timedelta(minutes=50))
+    first = await world.compare()
+    world.crl_path.unlink()
+    blind = await world.compare(before=first)
+    assert blind.differences == []
+    assert blind.problems
+    path = tmp_path / "report.json"
+    path.write_text(as_json([blind]))
+    assert remembered(path) == {"public-ca": first.since}
+    world.publish({1: (time, None)}, this_update=now() - timedelta(minutes=2), number=2)
+    again = await world.compare(before=blind, delay=soon)
+    assert {(each.where, each.kind) for each in again.alarms} == {
+        (where, Kind.NOT_REVOKED) for where in (STORE, world.responder.url)
+    }
+    world.publish({1: (time, None)}, this_update=now() - timedelta(minutes=1), number=3)
+    silent = {"says": True}
+
+    def says(body: bytes) -> web.Response:
+        return web.Response(status=503) if silent["says"] else says_good(ours, 0)(body)
+
+    ours = new_responder(world.responder.ca)
+    async with canned(says) as url:
+        old = {(url, der.integer_content(1), Kind.NOT_REVOKED): now() - HOUR}
+        before = Report("public-ca", now(), soon, carried=old)
+        deaf = await world.compare(before=before, delay=soon, responders=(url,))
+        assert {each.where for each in deaf.differences} == {STORE}
+        silent["says"] = False
+        heard = await world.compare(before=deaf, delay=soon, responders=(url,))
+    assert {each.where for each in heard.alarms} == {url}
+
+
+async def test_without_all_crls_nothing_is_missed_on_them(world: World) -> None:
+    """While one of several CRLs cannot be had, what the store has beyond the others is no difference: it may stand
+    there. An older finding about it keeps its age, and what the CRLs that are there say is compared.
+    """
+    time = now() - 9 * HOUR
+    await world.revoke(6, time)
+    world.publish({1: (time, None)})
+    before = await world.compare()
+    assert {(each.kind, each.serial_number) for each in before.differences if each.where == STORE} == {
+        (Kind.NOT_REVOKED, b"\x01"),
+        (Kind.NOT_ON_CRL, b"\x06"),
+    }
+    partly = await world.compare(
+        before=before, delay=timedelta(microseconds=1), more_sources=(str(world.folder / "other.crl"),)
+    )
+    assert {(each.kind, each.serial_number) for each in partly.alarms} == {(Kind.NOT_REVOKED, b"\x01")}
+    assert len(partly.problems) == 1
+    assert partly.since == before.since
+
+
+async def test_what_a_responder_differed_in_is_asked_again(world: World) -> None:
+    """However few of the entries are picked: a difference of a responder alone must be able to grow old."""
+    time = now() - HOUR
+    for serial_number in range(1, 31):
+        await world.revoke(serial_number, time)
+    world.publish(dict.fromkeys(range(1, 31), (time, None)))
+    async with canned(says_good(new_responder(world.responder.ca), 0)) as url:
+        found_before = {(url, der.integer_content(7), Kind.NOT_REVOKED): now() - 3 * HOUR}
+        before = Report("public-ca", now(), HOUR, carried=found_before)
+        report = await world.compare(before=before, responders=(url,), sample=1)
+    assert [each.serial_number for each in report.alarms] == [b"\x07"]
+
+
 async def test_ended_certificates_may_leave_the_crl(world: World) -> None:
     """A revoked certificate that has ended is missed by nobody; nor is one whose end is not on record and whose
     revocation came from an earlier CRL, which is counted. One that was pushed and never published is missed.
@@ -274,6 +347,17 @@ async def test_what_cannot_be_compared_is_said(world: World) -> None:
     world.crl_path.unlink()
     assert "No such file" in await problem(world)
     assert "http://127.0.0.1:9/" in await problem(world, source="http://127.0.0.1:9/ca.crl")
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(other.certificate.subject)
+        .last_update(now())
+        .next_update(now() + HOUR)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), b"\x02\x01\x01"), critical=False)
+    )
+    twice = builder.sign(other.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    world.crl_path.write_bytes(twice.replace(b"\x06\x03\x55\x1d\x63", b"\x06\x03\x55\x1d\x14"))
+    assert "cannot be read as a CRL" in await problem(world)
 
 
 async def problem(world: World, *, source: str | None = None) -> str:

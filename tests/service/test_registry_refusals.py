@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lakthan.store.records import CredentialRole
-from support.pki import Issued, issue, new_ca
+from support.pki import Issued, issue, new_ca, with_unknown_signature
 from support.registry import ALL_SCOPES, JSONReply, Registry, pem, running_registry, serial
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -245,6 +246,36 @@ MALFORMED = [
         "invalid",
         "2 certificates in one field",
     ),
+    Case(
+        "a certificate with a signature of an unknown kind",
+        lambda w: w.changes(
+            {"change": "revoke", "certificate": base64.b64encode(with_unknown_signature(w.alice)).decode()}
+        ),
+        403,
+        "wrong-authority",
+        "not by a key of the authority",
+    ),
+    Case(
+        "a line break behind the serial number",
+        lambda w: w.changes({"change": "revoke", "serial_number": f"{serial(w.alice)}\n"}),
+        422,
+        "invalid",
+        "/changes/0/serial_number",
+    ),
+    Case(
+        "an authority whose name turns the direction of the text",
+        lambda w: w.changes(revoke(w.alice, authority="ca-\u202ea")),
+        422,
+        "invalid",
+        "/changes/0/authority",
+    ),
+    Case(
+        "a line break behind the authority",
+        lambda w: w.changes(revoke(w.alice, authority="ca-a\n")),
+        422,
+        "invalid",
+        "/changes/0/authority",
+    ),
     Case("no certificate", lambda w: w.changes({"change": "revoke"}), 422, "invalid", "say which certificate"),
     Case(
         "a serial number that is none",
@@ -439,6 +470,19 @@ async def test_knocking_does_not_fill_the_record(world: World) -> None:
     assert len(await world.registry.refusals(0)) == 1
     counted = await world.registry.metrics()
     assert counted['lakthan_registry_refusals_total{problem="unauthenticated"}'] == 5
+
+
+async def test_a_credential_that_is_no_more_does_not_fill_the_record(world: World) -> None:
+    """A token that leaked and was revoked: sixty refusals in a minute are on record, the others are counted."""
+    await world.registry.token("lost", CredentialRole.PUBLISHER, authority_id=world.registry.a_id, scopes=ALL_SCOPES)
+    assert (await world.registry.ask("DELETE", "/v1/credentials/lost", who="registrar")).http_status == 204
+    for _ in range(65):
+        assert (await world.registry.get("/v1/identity", who="lost")).problem == "credential-revoked"
+    assert len(await world.registry.refusals(world.registry.a_id)) == 60
+    counted = await world.registry.metrics()
+    assert counted['lakthan_registry_refusals_total{problem="credential-revoked"}'] == 65
+    await world.changes(revoke(world.bob))
+    assert len(await world.registry.refusals(world.registry.a_id)) == 61
 
 
 async def test_secrets_stay_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:

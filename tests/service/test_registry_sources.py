@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Coroutine
@@ -165,8 +166,46 @@ async def test_policies_are_followed_as_they_change(world: World) -> None:
         await world.set_policy()
         await until(lambda: world.of_url("overdue") is None)
         asked = world.publication.asked
+        other = world.url.replace("ca.crl", "other.crl")
+        await world.set_policy(other)
+        of_other = {"authority": "public-ca", "url": other}
+        before = time_of_success(world, of_other)
+        await until(lambda: world.fetches("nothing new") >= 1 and time_of_success(world, of_other) != before)
+        assert world.publication.paths[asked:].count("/ca.crl") == 0
         await world.set_policy(world.url)
-        await until(lambda: world.publication.asked > asked)
+        await until(lambda: world.publication.paths[asked:].count("/ca.crl") > 0)
+
+
+def time_of_success(world: World, labels: dict[str, str]) -> float | None:
+    """When this URL was last asked with success."""
+    return world.registry.get_sample_value("lakthan_registry_crl_last_success_timestamp_seconds", labels)
+
+
+async def test_a_server_that_is_wrong_about_news_is_not_believed_to_the_end(world: World) -> None:
+    """A server that says "not modified" whatever it has does not keep a new list away: in the last quarter of the old
+    one's life it is asked for the list itself. Who was not asked whether there is news cannot say that there is none.
+    """
+    world.publication.body = make_crl(world.ca, 1, [7], age=3 * HOUR + 30 * MINUTE, life=4 * HOUR)
+    world.publication.stubborn = True
+    async with going(following(world)):
+        await until(lambda: world.fetches("imported") == 1)
+        world.publication.body = make_crl(world.ca, 2, [7, 8])
+        await until(lambda: world.fetches("imported") == 2)
+        assert await world.revoked() == {7, 8}
+        await until(lambda: world.fetches("not modified") >= 1)
+    world.publication.status = 304
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(FetchFailed, match="HTTP 304"):
+            await fetch(session, world.url, Validators())
+
+
+async def test_a_compressed_answer_is_not_unpacked(world: World) -> None:
+    """Nobody asked for it, and a thousand octets may become a million: refused before that."""
+    world.publication.body = gzip.compress(bytes(1_000_000))
+    world.publication.headers = {"Content-Encoding": "gzip"}
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(FetchFailed, match="compressed"):
+            await fetch(session, world.url, Validators())
 
 
 async def test_an_absent_database_is_waited_for(world: World, database_url: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
-from collections.abc import AsyncIterator, Coroutine
+import stat
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -104,6 +107,43 @@ async def test_a_folder_of_nobody_is_left_alone(world: World, spool: Path) -> No
         await until(lambda: names(spool / "done") == ["a.crl"])
     assert (stranger / "a.crl").exists()
     assert await world.revoked() == {7}
+
+
+async def test_a_folder_that_cannot_be_read_is_in_nobodys_way(world: World, spool: Path) -> None:
+    """A CA that locks the registry out of its own folder locks out nobody else."""
+    records = {record.name: record for record in await AuthorityAdmin(world.registrar).authorities()}
+    locked = spool.parent / "a-locked-one"
+    locked.mkdir()
+    looks = Spool(world.publisher, spool.parent, world.metrics)
+    known = {**records, locked.name: records["public-ca"]}
+    drop(spool, "a.crl", make_crl(world.ca, 1, [7]))
+    drop(locked, "b.crl", make_crl(world.ca, 2, [7, 8]))
+    for folder in (spool.parent, spool):
+        folder.chmod(0o777)
+    with nobodys_eyes(spool, locked):
+        for _ in range(3):
+            await looks.look(known)
+        assert names(spool / "done") == ["a.crl"]
+        assert await world.revoked() == {7}
+
+
+@contextmanager
+def nobodys_eyes(open_folder: Path, locked: Path) -> Iterator[None]:
+    """See files as somebody who may not read `locked`, also when the tests run as root."""
+    above = [each for each in open_folder.parents if each.stat().st_mode & 0o7 != 0o7 and each.owner() == "root"]
+    modes = [(each, each.stat().st_mode) for each in (*above, locked)]
+    for each in above:
+        each.chmod(0o755)
+    locked.chmod(0)
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0:
+        libc.setfsuid(65534)
+    try:
+        yield
+    finally:
+        libc.setfsuid(os.geteuid())
+        for each, mode in modes:
+            each.chmod(stat.S_IMODE(mode))
 
 
 async def test_another_authoritys_crl_is_refused_in_this_folder(world: World, spool: Path) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import ssl
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from lakthan.certificates import CertificateView
 from lakthan.config import RegistryConfig
 from lakthan.errors import ConfigError
-from lakthan_registry.tls import ClientCertificates, server_context
-from support.pki import Issued, issue, new_ca
+from lakthan_registry.problems import Problem
+from lakthan_registry.tls import ClientCertificates, HTTPSFront, server_context
+from support.pki import Issued, issue, new_ca, new_key
 from support.registry import JSONReply, Registry, new_client, new_server, pem, running_registry, serial
 
 DAY = timedelta(days=1)
@@ -130,6 +134,87 @@ async def test_a_crl_that_ran_out(database_url: str, tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             while (await who_am_i(registry, robot)).http_status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+def test_a_ca_with_a_new_key(tmp_path: Path) -> None:
+    """A clients' CA that got a new key signs its CRLs with that: they hold for the certificates of its old key too."""
+    old, new = new_ca("Clients of CAs"), new_ca("Clients of CAs")
+    lost, kept = new_client(old), new_client(old)
+    files = tmp_path / "clients.pem", tmp_path / "clients.crl"
+    files[0].write_text(pem(old) + pem(new))
+    files[1].write_bytes(crl_of(new, lost))
+    now = datetime.now(UTC)
+    certificates = ClientCertificates(RegistryConfig(Path(), Path(), clients=files[0], client_crls=(files[1],)))
+    certificates.check(CertificateView.of(kept.certificate), now)
+    with pytest.raises(Problem, match="was revoked by its CA"):
+        certificates.check(CertificateView.of(lost.certificate), now)
+
+
+def test_a_ca_whose_certificate_was_renewed(tmp_path: Path) -> None:
+    """The ended certificate of a clients' CA may stay in the file beside its new one, for the same key."""
+    key = new_key("P-256")
+    ended = issue("Clients of CAs", ca=True, key=key, valid=(-2 * DAY, -DAY))
+    renewed = issue("Clients of CAs", ca=True, key=key)
+    client = new_client(renewed)
+    clients = tmp_path / "clients.pem"
+    clients.write_text(pem(ended) + pem(renewed))
+    certificates = ClientCertificates(RegistryConfig(Path(), Path(), clients=clients))
+    certificates.check(CertificateView.of(client.certificate), datetime.now(UTC))
+    clients.write_text(pem(ended))
+    certificates = ClientCertificates(RegistryConfig(Path(), Path(), clients=clients))
+    with pytest.raises(Problem, match="was not issued by a CA of the registry's clients that is in force"):
+        certificates.check(CertificateView.of(client.certificate), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: lo"], ids=["nothing", "half a head"])
+def test_who_says_nothing_is_let_go(tmp_path: Path, run: Callable[..., None], sent: bytes) -> None:
+    """A connection whose first head does not come is ended, and keeps no place; one that comes in pieces is served, and
+    so is what follows on it.
+    """
+    context = server_context(RegistryConfig(*new_server(new_ca("TLS root")).write(tmp_path, "registry")))
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+
+    async def count(http_request: web.Request) -> web.Response:
+        return web.Response(text=f"{len(await http_request.read())} octets\n")
+
+    async def knock() -> None:
+        application = web.Application()
+        application.router.add_post("/", count)
+        front = await HTTPSFront.open(application, "127.0.0.1", 0, context, patience=timedelta(seconds=2))
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=client)
+        writer.write(sent)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        await front.close()
+        front = await HTTPSFront.open(application, "127.0.0.1", 0, context)
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=client)
+        for octet in b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n":
+            writer.write(bytes((octet,)))
+            await writer.drain()
+        writer.write(bytes(300_000))
+        await reader.readuntil(b"300000 octets\n")
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc")
+        await reader.readuntil(b"3 octets\n")
+        writer.close()
+        await front.close()
+
+    run(knock())
+
+
+async def test_the_front_closes_on_whoever_says_nothing(tmp_path: Path) -> None:
+    """A stop waits for requests that are worked on, not for connections that never asked anything."""
+    context = server_context(RegistryConfig(*new_server(new_ca("TLS root")).write(tmp_path, "registry")))
+    front = await HTTPSFront.open(web.Application(), "127.0.0.1", 0, context)
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=client)
+    await front.close()
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_revoked_on_record_here(database_url: str, tmp_path: Path) -> None:

@@ -141,3 +141,10 @@ def new_responder(
     if nocheck:
         extensions.append((x509.OCSPNoCheck(), False))
     return issue("OCSP ຜູ້ຕອບ", issuer, kind=kind, valid=valid, extensions=tuple(extensions))
+
+
+def with_unknown_signature(issued: Issued) -> bytes:
+    """The certificate with an ECDSA signature algorithm that nobody knows in both places, DER."""
+    known, unknown = (bytes.fromhex(f"06082a8648ce3d0403{last}") for last in ("02", "7f"))
+    assert issued.der.count(known) == 2
+    return issued.der.replace(known, unknown)

@@ -12,7 +12,6 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from lakthan.certificates import CertificateView
 from lakthan.errors import ConfigError
-from lakthan.store.records import AuthorityRecord
 from lakthan_ocsp.directory import check_responder
 from lakthan_ocsp.profiles import PROFILES
 from lakthan_registry.authority_check import (
@@ -174,7 +173,7 @@ def test_whatever_the_responder_refuses_at_its_start_is_an_error_here(
     issuers = [view_of(ca if authority == "its own" else new_ca("Other CA"))]
     errors = said(check_responder_certificate(responder, issuers, NOW, profile.nocheck.value), Level.ERROR)
     try:
-        check_responder(responder, AuthorityRecord(1, "a", (), (), ()), issuers, profile)
+        check_responder(responder, "a", issuers, profile)
     except ConfigError:
         assert errors
     else:

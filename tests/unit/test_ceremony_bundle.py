@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -210,6 +211,34 @@ def test_a_changed_octet_never_verifies(room: Room, bundle: Path) -> None:
         path.write_bytes(octets)
     manifest(bundle)
     assert room.run("verify", bundle, "--root", room.folder / "root.pem").exit_code == 0
+
+
+def test_an_arl_with_an_extension_twice(room: Room, bundle: Path) -> None:
+    """What no CRL may have is refused in words, like anything else that nobody could have signed so."""
+    key = issue("anybody")
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(key.certificate.subject)
+        .last_update(datetime.now(UTC))
+        .next_update(datetime.now(UTC) + DAY)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), b"\x02\x01\x01"), critical=False)
+    )
+    octets = builder.sign(key.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    (bundle / "arl.crl").write_bytes(octets.replace(b"\x06\x03\x55\x1d\x63", b"\x06\x03\x55\x1d\x14"))
+    manifest(bundle)
+    result = room.run("verify", bundle, "--root", room.folder / "root.pem")
+    assert result.exit_code == 1
+    assert "arl.crl: it is no CRL" in result.output
+
+
+def test_a_pipe_in_a_bundle_is_not_waited_for(room: Room, bundle: Path) -> None:
+    """Whoever puts one in the place of a file stops nobody."""
+    (bundle / "plan.toml").unlink()
+    os.mkfifo(bundle / "plan.toml")
+    result = room.run("verify", bundle, "--root", room.folder / "root.pem")
+    assert result.exit_code == 1
+    assert "no plain file" in result.output
 
 
 def test_the_names_of_files_prove_nothing(room: Room, bundle: Path) -> None:

@@ -147,6 +147,21 @@ def test_a_file_without_the_column_of_serial_numbers_is_refused(tmp_path: Path, 
         read(tmp_path, text)
 
 
+def test_every_kind_of_line_end_will_do(tmp_path: Path) -> None:
+    """Those of Unix, of Windows and of old Macs."""
+    for end in ("\n", "\r\n", "\r"):
+        assert read(tmp_path, end.join(("serial_number,note", "01,a", "02,b", ""))) == (
+            [(b"\x01", None, None, None, None, None), (b"\x02", None, None, None, None, None)],
+            {},
+        )
+
+
+def test_a_heading_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    """A quote that is left open is said in words."""
+    with pytest.raises(ConfigError, match="no line of headings"):
+        read(tmp_path, 'serial_number,"note\n01,a\n')
+
+
 def test_utf_16_is_refused_with_the_way_out(tmp_path: Path) -> None:
     """Windows' tools write it; the message names the tool that converts it."""
     with pytest.raises(ConfigError, match="iconv"):

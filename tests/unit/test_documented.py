@@ -10,12 +10,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lakthan import config
+from lakthan_ocsp.keyless_metrics import CopyMetrics
 from lakthan_ocsp.metrics import OCSPMetrics
+from lakthan_ocsp.publisher.metrics import PublisherMetrics
 from lakthan_registry.metrics import RegistryMetrics
 from lakthan_registry.monitor import MonitorMetrics
 from lakthan_registry.problems import KINDS
 from lakthan_registry.sources import SourceMetrics
 from lakthan_tsa.metrics import TSAMetrics
+from support import replication
+from support.edge import PUBLISHED_TABLES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -41,7 +45,21 @@ def test_metrics() -> None:
     registry = RegistryMetrics().registry
     SourceMetrics(registry)
     MonitorMetrics(registry)
-    assert documented == series(OCSPMetrics().registry) | series(TSAMetrics().registry) | series(registry)
+    ocsp = OCSPMetrics()
+    CopyMetrics(ocsp)
+    publisher = PublisherMetrics().registry
+    assert documented == (series(ocsp.registry) | series(TSAMetrics().registry) | series(registry) | series(publisher))
+
+
+def test_an_edge_is_set_up_as_it_is_tested() -> None:
+    """What docs/edge.md tells people to set is what the tests of the edge run with, and all of its tables are named."""
+    page = (DOCS / "edge.md").read_text(encoding="utf-8")
+    for name, value in replication.CONNECTION.items():
+        assert f"{name}={value}" in page
+    for name, value in (replication.CAPITAL | replication.EDGE).items():
+        assert re.search(rf"^{name} = {value if name not in replication.OF_MACHINE else ''}", page, re.MULTILINE)
+    for table in PUBLISHED_TABLES:
+        assert f"ONLY {table}" in page
 
 
 def test_refusals_of_the_registry() -> None:
@@ -60,7 +78,12 @@ def test_refusals_of_the_registry() -> None:
         ("### `[tsa.profiles.NAME]`", config.TSAProfileConfig),
         ("### `[tsa.clock]`", config.ClockConfig),
         ("## `[registry]`", config.RegistryConfig),
-        ("## `[ocsp.database]`, `[tsa.database]`, `[registry.database]`", config.DatabaseConfig),
+        ("## `[approval]`", config.ApprovalConfig),
+        ("## `[publisher]`", config.PublisherConfig),
+        (
+            "## `[ocsp.database]`, `[tsa.database]`, `[registry.database]`, `[publisher.database]`",
+            config.DatabaseConfig,
+        ),
     ],
 )
 def test_configuration(heading: str, struct: type[msgspec.Struct]) -> None:
@@ -70,3 +93,12 @@ def test_configuration(heading: str, struct: type[msgspec.Struct]) -> None:
     first_cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.MULTILINE)
     documented = {key for cell in first_cells for key in re.findall(r"\w+", cell)}
     assert documented == {field.name for field in msgspec.structs.fields(struct)}
+
+
+def test_configuration_of_the_publisher() -> None:
+    """What a responder of the publisher has beside what those of [ocsp] have is documented, and nothing else is."""
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    section = page.split("### `[[publisher.responders]]`\n", 1)[1].split("\n## ", 1)[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    of_ocsp = {field.name for field in msgspec.structs.fields(config.ResponderConfig)}
+    assert documented == {field.name for field in msgspec.structs.fields(config.PresignConfig)} - of_ocsp

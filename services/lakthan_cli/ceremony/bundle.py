@@ -181,8 +181,8 @@ def _listed(manifest: bytes) -> dict[str, str]:
 
 
 def _octets(path: Path) -> bytes:
-    if path.is_symlink() or path.stat().st_size > _LARGEST:
-        raise CeremonyRefused(f"{path} is a link, or larger than anything that a ceremony makes")
+    if path.is_symlink() or (path.exists() and not path.is_file()) or path.stat().st_size > _LARGEST:
+        raise CeremonyRefused(f"{path} is a link, no plain file, or larger than anything that a ceremony makes")
     return path.read_bytes()
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _ID_KP_OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 _LONGEST = timedelta(days=366)
 _SKEW = timedelta(minutes=5)
+# cryptography has types of its own for what it finds wrong.
+_UNREADABLE = (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _HASHES = {each.oid: each for each in (HashAlgorithm.SHA_1, HashAlgorithm.SHA_256)}
 
 
@@ -128,7 +130,7 @@ def read_arl(encoded: bytes, issuers: Sequence[Certificate]) -> ARL:
         count, algorithm = len(crl), crl.signature_algorithm_oid.dotted_string
         this_update, next_update = crl.last_update_utc, crl.next_update_utc
         signed = any(_signed_by(crl, issuer) for issuer in issuers)
-    except (ValueError, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType) as error:
+    except _UNREADABLE as error:
         raise CeremonyRefused(f"it is no CRL with a cRLNumber: {error}") from error
     if not signed:
         raise CeremonyRefused(f"the CA's key did not sign it ({algorithm})")

@@ -248,7 +248,7 @@ class _Given:
             )
         except OSError as error:
             raise ConfigError(f"the certificate file {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ConfigError(f"{path} holds no certificate that can be read, neither PEM nor DER: {error}") from error
         self.views = [CertificateView.of(certificate) for certificate in found]
 

@@ -20,15 +20,27 @@ from lakthan.errors import ConfigError, LakthanError
 from lakthan.store.pool import open_pool
 from lakthan.store.status import AuthorityReader
 from lakthan_ocsp.directory import check_responder
-from lakthan_ocsp.opening import open_published, open_responder
+from lakthan_ocsp.keyless_main import open_keyless
+from lakthan_ocsp.opening import open_keys, open_published, signs
+from lakthan_ocsp.publisher.__main__ import check as check_publisher
+from lakthan_ocsp.publisher.voice import Voice
 from lakthan_registry.tls import ClientCertificates, server_context
 from lakthan_tsa.credentials import Credentials
-from lakthan_tsa.opening import make_profiles, open_unit
+from lakthan_tsa.opening import make_profiles
+from lakthan_tsa.opening import open_keys as open_keys_of_unit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from lakthan.config import Config, DatabaseConfig, OCSPConfig, RegistryConfig, TSAConfig
+    from lakthan.config import (
+        ApprovalConfig,
+        Config,
+        DatabaseConfig,
+        OCSPConfig,
+        PublisherConfig,
+        RegistryConfig,
+        TSAConfig,
+    )
     from lakthan.store.records import AuthorityRecord
     from lakthan_tsa.profiles import Unit
 
@@ -67,7 +79,9 @@ def check_config(file: Path) -> None:
     for what, problem in findings.rows:
         click.echo(f"{what.ljust(width)}  {problem or 'ok'}")
     if not findings.rows:
-        raise ConfigError(f"{file} configures no service: it needs an [ocsp], a [tsa] or a [registry] table")
+        raise ConfigError(
+            f"{file} configures no service: it needs an [ocsp], a [tsa], a [registry] or a [publisher] table"
+        )
     if findings.problems:
         raise click.ClickException(f"{findings.problems} of {len(findings.rows)} are not as they must be")
 
@@ -75,34 +89,44 @@ def check_config(file: Path) -> None:
 async def _check(config: Config) -> Findings:
     findings = Findings()
     if config.ocsp is not None:
-        await _check_ocsp(config.ocsp, findings)
+        await _check_ocsp(config.ocsp, config.approval, findings)
     if config.tsa is not None:
-        await _check_tsa(config.tsa, findings)
+        await _check_tsa(config.tsa, config.approval, findings)
     if config.registry is not None:
         await _check_registry(config.registry, findings)
+    if config.publisher is not None:
+        await _check_publisher(config.publisher, config.approval, findings)
     return findings
 
 
-async def _check_ocsp(config: OCSPConfig, findings: Findings) -> None:
+async def _check_ocsp(config: OCSPConfig, approval: ApprovalConfig | None, findings: Findings) -> None:
     authorities: dict[str, AuthorityRecord] | None = None
     async with findings.about("ocsp: database"):
-        found = await _authorities(config.database)
+        found = await read_authorities(config.database)
         authorities = {authority.name: authority for authority in found}
+    if config.keyless:
+        async with findings.about("ocsp: keyless"):
+            open_keyless(config)
     for responder in config.responders:
         async with findings.about(f"ocsp: responder of {responder.authority}"):
             if responder.answers == "published":
                 open_published(responder)
                 if authorities is not None:
                     _authority(authorities, responder.authority)
-                continue
-            opened = await open_responder(responder)
-            await opened.identity.signer.aclose()
+                if not signs(responder):
+                    continue
+            ring = await open_keys(responder, approval, late=False)
+            held = ring.held
+            await ring.aclose()
+            if ring.problem:
+                raise ConfigError(ring.problem)
             if authorities is None:
                 continue  # said once already
             authority = _authority(authorities, responder.authority)
             issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
-            check_responder(opened.identity.view, authority, issuers, opened.profile)
-            warning = opened.governor.warning(datetime.now(UTC))
+            for key in held:
+                check_responder(key.view, authority.name, issuers, key.made.profile)
+            warning = max(held, key=lambda key: key.ends).made.governor.warning(datetime.now(UTC))
             if warning:
                 raise ConfigError(warning)
 
@@ -114,7 +138,27 @@ def _authority(authorities: Mapping[str, AuthorityRecord], name: str) -> Authori
     return authorities[name]
 
 
-async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
+async def _check_publisher(config: PublisherConfig, approval: ApprovalConfig | None, findings: Findings) -> None:
+    authorities: dict[str, AuthorityRecord] | None = None
+    async with findings.about("publisher: database"):
+        found = await read_authorities(config.database, role="lakthan_presigner")
+        authorities = {authority.name: authority for authority in found}
+    async with findings.about("publisher: settings"):
+        check_publisher(config)
+    for each in config.responders:
+        async with findings.about(f"publisher: responder of {each.authority}"):
+            ring = await open_keys(each, approval, late=False)
+            held = ring.held
+            await ring.aclose()
+            if ring.problem:
+                raise ConfigError(ring.problem)
+            if authorities is not None:
+                authority = _authority(authorities, each.authority)
+                for key in held:
+                    Voice(authority, key.made, ())
+
+
+async def _check_tsa(config: TSAConfig, approval: ApprovalConfig | None, findings: Findings) -> None:
     async with findings.about("tsa: database"):
         pool = await open_pool(
             config.database.url,
@@ -128,8 +172,11 @@ async def _check_tsa(config: TSAConfig, findings: Findings) -> None:
     units: dict[str, Unit] = {}
     for name, unit in config.units.items():
         async with findings.about(f"tsa: unit {name}"):
-            units[name] = await open_unit(name, unit)
-            await units[name].identity.signer.aclose()
+            ring = await open_keys_of_unit(name, unit, approval, late=False)
+            units[name] = ring.held[0].made
+            await ring.aclose()
+            if ring.problem:
+                raise ConfigError(ring.problem)
     if units.keys() == config.units.keys():
         async with findings.about("tsa: profiles"):
             make_profiles(config, units)
@@ -163,10 +210,11 @@ async def _check_registry(config: RegistryConfig, findings: Findings) -> None:
                 raise ConfigError(f"{config.spool} is no folder; make it, with one subfolder for each authority")
 
 
-async def _authorities(database: DatabaseConfig) -> list[AuthorityRecord]:
+async def read_authorities(database: DatabaseConfig, *, role: str = "lakthan_responder") -> list[AuthorityRecord]:
+    """Every authority of a responder's database. Raises `StoreUnavailable`."""
     pool = await open_pool(
         database.url,
-        role="lakthan_responder",
+        role=role,
         min_size=1,
         max_size=1,
         password=database.password(),

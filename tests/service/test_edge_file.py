@@ -1,0 +1,186 @@
+"""What a keyless responder keeps on disk while it has a database: the bound, the disk that fails, two with one file.
+
+An ordinary database stands for the copy; `test_edge.py` has real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from lakthan.config import load
+from lakthan.store.kept import AnswerKey
+from lakthan.store.records import Change, ChangeRequest
+from lakthan_ocsp import keeper, keyless, warm_start
+from support.edge import capital, edge, until
+from support.responder import ACTOR
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not wait a minute for a snapshot."""
+    monkeypatch.setattr(keeper, "_SNAPSHOT_SECONDS", 0.1)
+    monkeypatch.setattr(keeper, "_SHARE", 1)
+    monkeypatch.setattr(keeper, "_INSTANT_SECONDS", 0.1)
+    monkeypatch.setattr(keeper, "_TICK_SECONDS", 0.1)
+
+
+async def test_the_last_ones_that_were_asked_for_come_first(database_url: str, tmp_path: Path) -> None:
+    """When there are more answers than the file may hold, it holds those that were asked for, and no more."""
+    file = tmp_path / "answers"
+    async with (
+        capital(database_url, tmp_path, certificates=8) as made,
+        edge(database_url, made.ca, warm_start=file, warm_start_answers=4) as here,
+    ):
+        asked = made.certificates[-2:]
+        for each in asked:
+            assert await here.says(each) == "good"
+        wanted = {AnswerKey(made.authority_id, each.serial_number, "SHA-256") for each in asked}
+
+        async def kept() -> bool:
+            warm = await asyncio.to_thread(warm_start.read, file)
+            assert warm is None or len(warm.answers) <= 4
+            return warm is not None and wanted <= warm.answers.keys()
+
+        await until(kept)
+
+
+async def test_a_disk_that_fails_keeps_no_answer_back(database_url: str, tmp_path: Path) -> None:
+    """Where nothing can be written, answers are given all the same, and the failures are counted."""
+    (tmp_path / "no folder").write_text("a file")
+    async with (
+        capital(database_url, tmp_path) as made,
+        edge(database_url, made.ca, warm_start=tmp_path / "no folder" / "answers") as here,
+    ):
+
+        async def counted() -> bool:
+            return (await here.metrics())["lakthan_ocsp_warm_start_failures_total"] > 0
+
+        await until(counted)
+        assert await here.says(made.certificates[0]) == "good"
+        await made.revoke(made.certificates[0])
+        await here.until_says(made.certificates[0], "revoked")
+        assert (await here.ready())[0] == 200
+
+
+async def test_one_of_several_writes(database_url: str, tmp_path: Path) -> None:
+    """Of two processes with the same file one keeps it; when that one ends, the other does."""
+    file = tmp_path / "answers"
+
+    async def keeps(here: object) -> bool:
+        return (await here.metrics())["lakthan_ocsp_warm_start_timestamp_seconds"] > 0  # type: ignore[attr-defined, no-any-return]
+
+    async with capital(database_url, tmp_path) as made:
+        async with edge(database_url, made.ca, warm_start=file) as first:
+            await until(lambda: keeps(first))
+            async with edge(database_url, made.ca, warm_start=file) as second:
+                await second.until_state("live")
+                assert not await keeps(second)
+        async with edge(database_url, made.ca, warm_start=file) as third:
+            await until(lambda: keeps(third))
+
+
+async def test_after_many_changes(database_url: str, tmp_path: Path) -> None:
+    """A change of more certificates than are named voids all of the authority's answers in the file, and a new snapshot
+    has them again.
+    """
+    file = tmp_path / "answers"
+    async with (
+        capital(database_url, tmp_path) as made,
+        edge(database_url, made.ca, warm_start=file, warm_start_answers=5000) as here,
+    ):
+        good, revoked = made.certificates[:2]
+        await here.until_state("live")
+        strangers = [
+            ChangeRequest(made.authority_id, (40_000 + number).to_bytes(3, "big"), Change.REVOKE)
+            for number in range(1001)
+        ]
+        mine = ChangeRequest(made.authority_id, revoked.serial_number, Change.REVOKE)
+        await made.writer.record([*strangers, mine], actor=ACTOR)
+        await here.until_says(revoked, "revoked")
+
+        async def has_both() -> bool:
+            warm = await asyncio.to_thread(warm_start.read, file)
+            if warm is None:
+                return False
+            found = [
+                warm.answers.get(AnswerKey(made.authority_id, each.serial_number, "SHA-256"))
+                for each in made.certificates[:2]
+            ]
+            return [each[-1].cert_status.value if each else "" for each in found] == ["good", "revoked"]
+
+        await until(has_both)
+        assert await here.says(good) == "good"
+
+
+async def test_a_database_that_stands_still_now_and_then(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While look-ups get no answer the file gives it; what changed between two such moments is known in the second."""
+    monkeypatch.setattr(keyless, "_PATIENCE_SECONDS", 0.2)
+    file = tmp_path / "answers"
+    async with capital(database_url, tmp_path) as made, edge(database_url, made.ca, warm_start=file) as here:
+        asked, changed = made.certificates[:2]
+
+        async def says(word: str) -> bool:
+            warm = await asyncio.to_thread(warm_start.read, file)
+            if warm is None:
+                return False
+            kept = warm.answers.get(AnswerKey(made.authority_id, changed.serial_number, "SHA-256"), [])
+            return [each.cert_status.value for each in kept] == [word]
+
+        await until(lambda: says("good"))
+        async with locked(database_url):
+            assert [await here.says(each) for each in (asked, changed)] == ["good", "good"]
+            assert await here.state() == "live"
+
+        async def heard() -> bool:
+            return (await here.metrics())["lakthan_ocsp_status_changes_total"] > 0
+
+        await made.revoke(changed)
+        await until(heard)
+        await until(lambda: says("revoked"))
+        async with locked(database_url):
+            assert await here.says(changed) == "revoked"
+
+
+@asynccontextmanager
+async def locked(database_url: str) -> AsyncIterator[None]:
+    """Nobody can read the published answers."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE published_answer IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+def test_keyless_on_the_command_line(tmp_path: Path) -> None:
+    """`--keyless` is for ocsp and reaches the configuration through the environment, so that workers hear it too."""
+    path = tmp_path / "lakthan.toml"
+    path.write_text('[ocsp]\nresponders = [{ authority = "root", answers = "published" }]\n')
+    for word, expected in (("true", True), ("false", False)):
+        settings = load(path, {"LAKTHAN_OCSP__KEYLESS": word}).ocsp
+        assert settings is not None
+        assert settings.keyless is expected
+    command = [sys.executable, "-P", "-m", "lakthan_cli", "serve"]
+    refused = subprocess.run(
+        [*command, "tsa", "--keyless", "--config", path], check=False, capture_output=True, text=True, env=os.environ
+    )
+    assert refused.returncode == 2
+    assert "--keyless is for ocsp" in refused.stderr
+    path.write_text('[ocsp]\nresponders = [{ authority = "root", certificate = "a.pem", key = "file:a.key" }]\n')
+    signing = subprocess.run(
+        [*command, "ocsp", "--keyless", "--config", path], check=False, capture_output=True, text=True, env=os.environ
+    )
+    assert signing.returncode == 2
+    assert "neither certificate nor key" in signing.stderr
