@@ -73,8 +73,11 @@ def _supervise(service: str, config: Config, path: Path, workers: int) -> int:
 
 
 def run_alongside(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
-    """Run `work` in the background until `stack` closes; then it is cancelled and waited for."""
+    """Run `work` in the background until `stack` closes; then it is cancelled and waited for. Should it fail before,
+    the log has it at once; the service goes on without it, and whatever it vouched for runs out.
+    """
     task = asyncio.create_task(work)
+    task.add_done_callback(_tell_failure)
 
     async def end() -> None:
         task.cancel()
@@ -82,6 +85,11 @@ def run_alongside(stack: AsyncExitStack, work: Coroutine[object, object, None]) 
             await task
 
     stack.push_async_callback(end)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logs.log.error("a defect: something that runs beside the service has ended", exc_info=task.exception())
 
 
 class _Supervisor(asyncio.Protocol):
