@@ -20,7 +20,7 @@ from lakthan_registry.app import Edge
 from lakthan_registry.authorities import Authorities
 from lakthan_registry.identity import Authenticator
 from lakthan_registry.metrics import RegistryMetrics
-from lakthan_registry.monitor import MonitorMetrics, follow_crls
+from lakthan_registry.monitor_follow import MonitorMetrics, follow_crls
 from lakthan_registry.probe import StoreProbe
 from lakthan_registry.refusals import RefusalLog
 from lakthan_registry.service import PublisherService

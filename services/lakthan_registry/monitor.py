@@ -28,18 +28,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import aiohttp
-from prometheus_client import CollectorRegistry, Gauge
 
-from lakthan.errors import LakthanError
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.records import CRLReason, StatusRecord
 from lakthan.store.revoked import RevokedReader
 from lakthan.store.status import StatusReader
-from lakthan.telemetry.logs import log
 from lakthan_registry.fetch import FetchFailed, Validators, fetch
 from lakthan_registry.monitor_ask import NoAnswer, Said, ask_about
 from lakthan_registry.monitor_crl import CRLUnusable, PublishedCRL, Revocation, read_published
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
     from lakthan.store.records import AuthorityRecord
 
 # A difference from one run to the next: where, about which serial number, of which kind.
-_Which = tuple[str, bytes, "Kind"]
+Which = tuple[str, bytes, "Kind"]
 
 STORE = "store"
 SAMPLE = 500
@@ -105,7 +101,7 @@ class Report:
     uncounted: int = 0
     ended: int = 0
     problems: list[str] = field(default_factory=list)
-    carried: dict[_Which, datetime] = field(default_factory=dict)
+    carried: dict[Which, datetime] = field(default_factory=dict)
 
     @property
     def alarms(self) -> list[Difference]:
@@ -118,7 +114,7 @@ class Report:
         return not self.alarms and not self.problems
 
     @property
-    def since(self) -> dict[_Which, datetime]:
+    def since(self) -> dict[Which, datetime]:
         """What the next run has to remember."""
         return self.carried | {(each.where, each.serial_number, each.kind): each.since for each in self.differences}
 
@@ -157,7 +153,7 @@ class Monitor:
         authority: AuthorityRecord,
         *,
         sources: Sequence[str] | None = None,
-        since: Mapping[_Which, datetime] | None = None,
+        since: Mapping[Which, datetime] | None = None,
     ) -> Report:
         """One comparison. `sources`: URLs and paths of CRLs, those of the policy when left out; `since`: what the run
         before had to remember. Raises `StoreUnavailable`; everything else that fails is a problem in the report.
@@ -206,7 +202,7 @@ class _Comparison:
         means: _Means,
         authority: AuthorityRecord,
         report: Report,
-        remembered: Mapping[_Which, datetime],
+        remembered: Mapping[Which, datetime],
         *,
         whole: bool,
     ) -> None:
@@ -338,88 +334,3 @@ def _revocation(record: StatusRecord) -> Revocation:
 
 def _said(record: StatusRecord) -> Said:
     return Said("revoked", _revocation(record))
-
-
-class MonitorMetrics:
-    """What the monitor of the registry process found last, in the registry that is given."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.differences = Gauge(
-            "lakthan_registry_crl_ocsp_differences",
-            "Certificates about which the CRL and OCSP differ: pending, or alarm beyond the declared delay.",
-            ["authority", "age"],
-            registry=registry,
-        )
-        self.problems = Gauge(
-            "lakthan_registry_crl_ocsp_problems",
-            "CRLs and responders that could not be compared.",
-            ["authority"],
-            registry=registry,
-        )
-        self.compared = Gauge(
-            "lakthan_registry_crl_ocsp_compared_timestamp_seconds",
-            "When CRL and OCSP were last compared.",
-            ["authority"],
-            registry=registry,
-        )
-
-    def take(self, report: Report) -> None:
-        """Show what a comparison found."""
-        alarms = len(report.alarms)
-        pending = len(report.differences) - alarms
-        self.differences.labels(report.authority, "alarm").set(alarms + (report.uncounted if alarms else 0))
-        self.differences.labels(report.authority, "pending").set(pending + (0 if alarms else report.uncounted))
-        self.problems.labels(report.authority).set(len(report.problems))
-        self.compared.labels(report.authority).set(report.at.timestamp())
-
-
-async def follow_crls(
-    pool: asyncpg.Pool,
-    metrics: MonitorMetrics,
-    *,
-    responders: Sequence[str] = (),
-    sample: int | None = SAMPLE,
-    every: timedelta = timedelta(minutes=5),
-) -> None:
-    """Compare every authority that has the URL of a CRL in its policy, again and again until cancelled.
-
-    A CRL of a million entries takes half a minute to compare: at most a tenth of the time is spent with it.
-    """
-    remembered: dict[str, dict[_Which, datetime]] = {}
-    async with aiohttp.ClientSession() as session:
-        monitor, authorities = Monitor(pool, session, responders=responders, sample=sample), AuthorityAdmin(pool)
-        while True:
-            began = monotonic()
-            try:
-                followed = [
-                    each for each in await authorities.authorities() if (await authorities.policy(each.id)).crl_urls
-                ]
-            except LakthanError as error:
-                log.warning("CRLs and OCSP cannot be compared now", problem=str(error))
-                followed = []
-            for authority in followed:
-                try:
-                    report = await monitor.compare(authority, since=remembered.get(authority.name))
-                except LakthanError as error:
-                    log.warning("CRL and OCSP cannot be compared now", authority=authority.name, problem=str(error))
-                except Exception:  # noqa: BLE001 - a CRL that nobody thought of is in no other authority's way
-                    log.exception("comparing CRL and OCSP failed and will be tried again", authority=authority.name)
-                    metrics.problems.labels(authority.name).set(1)
-                else:
-                    remembered[authority.name] = report.since
-                    metrics.take(report)
-                    _log(report)
-            await asyncio.sleep(max(every.total_seconds(), 9 * (monotonic() - began)))
-
-
-def _log(report: Report) -> None:
-    if report.in_order:
-        return
-    examples = [f"{each.serial_number.hex()} ({each.kind.value})" for each in report.alarms[:5]]
-    log.error(
-        "CRL and OCSP differ",
-        authority=report.authority,
-        alarms=len(report.alarms),
-        examples=examples,
-        problems=report.problems,
-    )

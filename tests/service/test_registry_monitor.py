@@ -30,7 +30,8 @@ from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.pool import open_pool
 from lakthan.store.records import AuthorityPolicy, AuthorityRecord, CRLReason
 from lakthan_registry.crl_import import import_crl
-from lakthan_registry.monitor import STORE, Kind, Monitor, MonitorMetrics, Report, follow_crls
+from lakthan_registry.monitor import STORE, Kind, Monitor, Report
+from lakthan_registry.monitor_follow import MonitorMetrics, follow_crls
 from lakthan_registry.monitor_report import as_json, as_markdown, remembered
 from support.pki import Issued, issue, new_ca, new_responder
 from support.responder import ACTOR, Responder, running_responder

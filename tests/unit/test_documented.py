@@ -14,7 +14,7 @@ from lakthan_ocsp.keyless_metrics import CopyMetrics
 from lakthan_ocsp.metrics import OCSPMetrics
 from lakthan_ocsp.publisher.metrics import PublisherMetrics
 from lakthan_registry.metrics import RegistryMetrics
-from lakthan_registry.monitor import MonitorMetrics
+from lakthan_registry.monitor_follow import MonitorMetrics
 from lakthan_registry.problems import KINDS
 from lakthan_registry.sources import SourceMetrics
 from lakthan_tsa.metrics import TSAMetrics

@@ -151,6 +151,8 @@ class _Authority:
                     self._away, self._leads = "", True
                     self._metrics.leader.labels(name).set(1)
                     await prepare(connection)
+                    # Who has nothing to do notices the loss of his lead as well.
+                    connection.add_termination_listener(self._presigner.wake)
                     with unavailable_as_such():
                         await connection.add_listener(STATUS_CHANNEL, self._presigner.wake)
                     await self._presigner.run(connection, authority_id)
