@@ -33,7 +33,9 @@ _BUSY = 0.8
 
 @dataclass
 class Minute:
-    """What came out. `most_in_a_second`: signatures on record between two looks a second apart."""
+    """What came out. `most_in_a_second`: what came on record between two looks a
+    second apart; it comes in bunches, so that this is more than the key was asked for.
+    """
 
     answers: int
     seconds: float
