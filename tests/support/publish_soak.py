@@ -418,7 +418,8 @@ def _said(minute: Minute, rate: int) -> str:
     return (
         f"SoftHSM, real time: {minute.answers:,} answers refreshed every 30 s by a token that is asked {rate} times a "
         f"second at most, for {minute.seconds:.0f} s: {minute.published:,} signed (put on record in "
-        f"bunches, {minute.most_in_a_second:.0f} at most in a second), {minute.expired} ended, {minute.most_behind_seconds:.1f} s late at most, the oldest "
+        f"bunches, {minute.most_in_a_second:.0f} at most in a second), "
+        f"{minute.expired} ended, {minute.most_behind_seconds:.1f} s late at most, the oldest "
         f"{minute.oldest_seconds:.0f} s old in the end, {minute.verified:,} signatures verified"
     )
 
