@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig
 from lakthan.errors import ConfigError, StoreUnavailable
+from lakthan.keys.key_ring import open_rings
 from lakthan.store.feed import ChangeFeed
 from lakthan.store.pool import connect, open_pool
 from lakthan.store.published import PublishedReader
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from lakthan.config import ApprovalConfig
     from lakthan.keys.key_ring import KeyRing
     from lakthan.store.records import AuthorityRecord, StatusRecord
     from lakthan.web.process import UntilAsked
@@ -58,7 +58,9 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     metrics = OCSPMetrics()
     async with AsyncExitStack() as stack:
         published = [open_published(each) for each in settings.responders if each.answers == "published"]
-        responders = Responders(await _open_keys(settings, config.approval, stack))
+        responders = Responders(
+            await open_rings([open_keys(each, config.approval) for each in settings.responders if signs(each)], stack)
+        )
         pool = await open_pool(
             settings.database.url,
             role=_ROLE,
@@ -213,21 +215,6 @@ class _Process:
         log.warning(
             "changes may be missed: every answer comes from the store until they are heard again", problem=str(error)
         )
-
-
-async def _open_keys(
-    settings: OCSPConfig, approval: ApprovalConfig | None, stack: AsyncExitStack
-) -> list[KeyRing[Responder]]:
-    """All at the same time, because an HSM or a cloud that is away takes seconds to be found so."""
-    opening = [open_keys(each, approval) for each in settings.responders if signs(each)]
-    opened = await asyncio.gather(*opening, return_exceptions=True)
-    rings = [ring for ring in opened if not isinstance(ring, BaseException)]
-    for ring in rings:
-        stack.push_async_callback(ring.aclose)
-    for error in opened:
-        if isinstance(error, BaseException):
-            raise error
-    return rings
 
 
 async def _watch_certificates(rings: Sequence[KeyRing[Responder]], metrics: OCSPMetrics) -> None:

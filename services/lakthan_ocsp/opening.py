@@ -64,8 +64,7 @@ async def open_keys(
 ) -> KeyRing[Responder]:
     """The keys of a configured responder, each as the responder that it makes: those of its list, or its only one.
 
-    Raises `ConfigError`. The caller closes the ring. `late`: a key may be away at
-    first (`Identity.open`).
+    Raises `ConfigError`. The caller closes the ring. `late`: see `Identity.open`.
     """
     if config.keys is None:
         only = await open_responder(config, late=late)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.errors import ConfigError
+from lakthan.keys.key_ring import open_rings
 from lakthan.store.pool import open_pool
 from lakthan.store.tokens import TokenLog
 from lakthan.telemetry.logs import log
@@ -25,7 +25,7 @@ from lakthan_tsa.recorder import Recorder
 from lakthan_tsa.service import TSAService
 
 if TYPE_CHECKING:
-    from lakthan.config import ApprovalConfig, Config, TSAConfig
+    from lakthan.config import Config, TSAConfig
     from lakthan.keys.key_ring import KeyRing
     from lakthan.web.process import UntilAsked
     from lakthan_tsa.profiles import Profile, Unit
@@ -38,7 +38,9 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
     settings = config.tsa
     metrics = TSAMetrics()
     async with AsyncExitStack() as stack:
-        rings = await _open_keys(settings, config.approval, stack)
+        rings = await open_rings(
+            [open_keys(name, unit, config.approval) for name, unit in settings.units.items()], stack
+        )
         profiles = make_profiles(settings, {ring.name: listed_units(ring)[0] for ring in rings})
         for ring in rings:
             for profile in profiles:
@@ -93,21 +95,6 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             )
         log.info("serving timestamps", host=settings.host, port=front.port, admin_port=admin.port)
         await until_asked(front.port, admin.port)
-
-
-async def _open_keys(
-    settings: TSAConfig, approval: ApprovalConfig | None, stack: AsyncExitStack
-) -> list[KeyRing[Unit]]:
-    """All at the same time, because an HSM or a cloud that is away takes seconds to be found so."""
-    opening = [open_keys(name, unit, approval) for name, unit in settings.units.items()]
-    opened = await asyncio.gather(*opening, return_exceptions=True)
-    rings = [ring for ring in opened if not isinstance(ring, BaseException)]
-    for ring in rings:
-        stack.push_async_callback(ring.aclose)
-    for error in opened:
-        if isinstance(error, BaseException):
-            raise error
-    return rings
 
 
 async def _keys_changed(ring: KeyRing[Unit], service: TSAService) -> None:

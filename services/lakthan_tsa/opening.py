@@ -39,8 +39,7 @@ async def open_keys(
 ) -> KeyRing[Unit]:
     """The keys of a unit, each as a unit of that name: those of its list, or its only one.
 
-    Raises `ConfigError`. The caller closes the ring. `late`: a key may be away at
-    first (`Identity.open`).
+    Raises `ConfigError`. The caller closes the ring. `late`: see `Identity.open`.
     """
     if config.keys is None:
         only = await open_unit(name, config, late=late)

@@ -100,7 +100,7 @@ def _bench(console: Console, rows: list[Row], effort: Effort, folder: Path) -> s
     server_core, load_core = choose_cores()
     if server_core == load_core:
         console.print("[yellow]There is one core only: servers and load share it, and the ratios say little.[/]")
-    machine = describe(server_core, load_core)
+    machine = describe(f"servers on {server_core}, load and PostgreSQL on {load_core}")
     # Whatever is started without a core of its own, PostgreSQL first of all, stays off the servers' core.
     os.sched_setaffinity(0, {load_core})
     with Children(folder / "log") as children:

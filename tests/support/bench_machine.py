@@ -209,8 +209,8 @@ def _is_ready(admin_port: int) -> bool:
         return False
 
 
-def describe(server_core: int, load_core: int) -> dict[str, str]:
-    """What the figures depend on, for the report."""
+def describe(pinned: str) -> dict[str, str]:
+    """What the figures depend on, for the report. `pinned`: what has which core."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -222,7 +222,7 @@ def describe(server_core: int, load_core: int) -> dict[str, str]:
     first_line = subprocess.run([program("openssl"), "version"], capture_output=True, text=True, check=True).stdout
     return {
         "processor": model,
-        "cores": f"servers on {server_core}, load and PostgreSQL on {load_core}, of {os.cpu_count()}",
+        "cores": f"{pinned}, of {os.cpu_count()}",
         "system": f"{platform.system()} {platform.release()}",
         "python": sys.version.split()[0],
         "cryptography's OpenSSL": backend.openssl_version_text(),

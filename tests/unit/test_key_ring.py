@@ -292,3 +292,22 @@ async def test_an_older_list_brings_nothing_back(strict: House) -> None:
     async with strict.ring() as ring:
         assert held(ring) == [new.sha256]
         assert "this list is an older one" in ring.problem
+
+
+async def test_nobody_signs_before_he_is_installed(house: House) -> None:
+    """Where no other key is left, one that is to be installed later waits all the same; then it signs."""
+    later = house.key("later", installed=timedelta(hours=1))
+    house.write(later)
+    async with house.ring() as ring:
+        assert held(ring) == [later.sha256]
+        now = datetime.now(UTC)
+        assert ring.signing(now) == []
+        assert [key.sha256 for key in ring.signing(later.installed + 3 * SECOND)] == [later.sha256]
+
+
+async def test_a_certificate_whose_time_has_not_come_is_asked(house: House) -> None:
+    """A key that is installed, and whose certificate is not in force yet, is the one that says so."""
+    early = house.key("early", begins=DAY)
+    house.write(early)
+    async with house.ring() as ring:
+        assert signs(ring) == early.sha256

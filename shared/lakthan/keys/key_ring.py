@@ -34,7 +34,8 @@ from lakthan.keys.ring_metrics import KeyLife
 from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
     from lakthan.certificates import CertificateView
@@ -51,7 +52,7 @@ _EARLY = timedelta(seconds=1)
 _LATE = timedelta(seconds=2)
 # Longer than the longest deadline of a signature: an HSM's queue, a cloud with its retries.
 _LET_GO_SECONDS = 60.0
-_FOR_EVER = datetime.max.replace(tzinfo=UTC)
+_ALWAYS, _FOR_EVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +133,7 @@ class KeyRing(Generic[Made]):
 
     def hold(self, view: CertificateView, made: Made) -> None:
         """The one key of a target without a list. Whether it is in force is looked at with every signature."""
-        self.held = [HeldKey(key_list.digest_of(view), view, made, view.not_before, view.not_before, view.not_after)]
+        self.held = [HeldKey(key_list.digest_of(view), view, made, view.not_before, _ALWAYS, view.not_after)]
 
     async def load(self, now: datetime, *, late: bool = False) -> None:
         """Read the list for the first time. Raises `ConfigError` when it holds no key that can be used. `late`: see
@@ -146,8 +147,10 @@ class KeyRing(Generic[Made]):
         self._told = self.signing(now)
 
     def signing(self, now: datetime) -> list[HeldKey[Made]]:
-        """Those that may sign now, the one that does first; all that there are where nobody may."""
-        return [key for key in self.held if key.may_sign(now)] or self.held
+        """Those that may sign now, the one that does first. Where nobody may, those that are installed: who asks one of
+        them is told why. One that is to be installed later is never among them.
+        """
+        return [key for key in self.held if key.may_sign(now)] or [key for key in self.held if key.installed <= now]
 
     async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Follow the list and the time until cancelled; call `changed` after every reading, and when another key signs.
@@ -304,6 +307,20 @@ async def open_ring(
         await ring.aclose()
         raise
     return ring
+
+
+async def open_rings(opening: Iterable[Awaitable[KeyRing[Made]]], stack: AsyncExitStack) -> list[KeyRing[Made]]:
+    """Open rings all at the same time, because an HSM or a cloud that is away takes seconds to be found so; `stack`
+    closes them. Raises what the first of those that failed raised.
+    """
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    rings = [ring for ring in opened if not isinstance(ring, BaseException)]
+    for ring in rings:
+        stack.push_async_callback(ring.aclose)
+    for error in opened:
+        if isinstance(error, BaseException):
+            raise error
+    return rings
 
 
 def target(role: Role, name: str) -> str:
