@@ -1,6 +1,6 @@
 /* A PKCS#11 library that is slow: it hands everything on to the one that SLOW_HSM_MODULE names, and before every
    signature it sleeps for as many milliseconds as the file SLOW_HSM_FILE says at that moment (none without the file).
-   With a negative number the device has been removed.
+   With -1 the device has been removed; with -2 what it gives is not a signature, and it says that all is well.
 
    Built by support/slow_hsm.py. Only the layout of CK_FUNCTION_LIST is known here: a version, then 68 functions. */
 
@@ -32,11 +32,16 @@ static CK_RV slow_sign(unsigned long session, void *data, unsigned long length, 
             milliseconds = 0;
         fclose(file);
     }
-    if (milliseconds < 0)
+    if (milliseconds == -1)
         return CKR_DEVICE_REMOVED;
-    struct timespec pause = {milliseconds / 1000, milliseconds % 1000 * 1000000};
-    nanosleep(&pause, NULL);
-    return sign(session, data, length, signature, room);
+    if (milliseconds > 0) {
+        struct timespec pause = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+        nanosleep(&pause, NULL);
+    }
+    CK_RV value = sign(session, data, length, signature, room);
+    if (milliseconds == -2 && !value && signature)
+        ((unsigned char *)signature)[*room / 2] ^= 1;
+    return value;
 }
 
 CK_RV C_GetFunctionList(struct function_list **list) {

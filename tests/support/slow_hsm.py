@@ -32,7 +32,7 @@ class SlowHSM:
         return cls(module, sleeps)
 
     def sleep(self, milliseconds: int) -> None:
-        """From now on, over every signature. -1: it is removed."""
+        """From now on, over every signature. -1: it is removed. -2: its signatures are wrong."""
         before = self.sleeps.with_suffix(".new")
         before.write_text(str(milliseconds))
         before.rename(self.sleeps)

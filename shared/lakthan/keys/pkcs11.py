@@ -9,6 +9,7 @@ Promises:
   nobody waits longer than `x-deadline` seconds. A key that fails is left alone (`bounds`).
 - A lost session, a token that was taken out, a library that wants to be started again: the next signature finds the key
   anew. While that fails, every caller gets `SignerUnusable` at once, and the device is asked once a second, not more.
+- Every signature is verified before it leaves: a device may be defective, and say that all is well.
 
 Refuses to know: what is signed, and certificates. Nothing here is called before a fork: services start their workers as
 fresh processes.
@@ -24,6 +25,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from lakthan import der
@@ -34,6 +36,7 @@ from lakthan.keys.bounds import Bounds
 from lakthan.keys.cryptoki import CryptokiError, Mechanism
 from lakthan.keys.pkcs11_public import public_key_of
 from lakthan.keys.pkcs11_token import Away, Token
+from lakthan.keys.verification import verify
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -201,7 +204,11 @@ class PKCS11Signer:
                     raw = self._library.cryptoki.sign(
                         self._held.session or 0, self._mechanism, self._held.key, data, _LONGEST_SIGNATURE
                     )
-                    return self._encode(raw)
+                signature = self._encode(raw)
+                verify(self.public_key, self.algorithm.hash, signature, message, pss=self.algorithm.pss)
+                return signature
+            except InvalidSignature:
+                raise SignerUnusable(f"{self._uri} gave a signature that its public key does not verify") from None
             except (CryptokiError, Away) as error:
                 failure = error
                 self._drop_session()
