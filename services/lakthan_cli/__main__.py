@@ -35,6 +35,8 @@ _COMMANDS = {
     "monitor": ("monitor", "Compare the CRLs that CAs publish with what OCSP says."),
     "ocsp": ("ocsp", "Ask any OCSP responder, look into OCSP messages, verify answers."),
     "tsa": ("tsa", "Have files stamped, look into time-stamps, verify them; run an authority."),
+    "probe": ("probe", "Ask a running installation from outside, and say what is wrong with its answers."),
+    "doctor": ("doctor", "Look at a machine, its services' configuration and database, and say what to do."),
 }
 
 

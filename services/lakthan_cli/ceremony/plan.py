@@ -152,7 +152,7 @@ def load(path: Path) -> Plan:
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"the plan {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     folder = path.resolve().parent
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from lakthan.store.audit_verify import AuditReport
 from lakthan.store.audit_verify import verify as verify_chains
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.records import AuditHead
+from lakthan_cli import progress
 from lakthan_cli.commands.database import DatabaseOptions, database_options, registry
 from lakthan_cli.commands.text import moment
 
@@ -69,7 +69,7 @@ def verify(*, noted: TextIO | None, as_json: bool, directory: Path | None, url: 
 def head(*, directory: Path | None, url: str | None) -> None:
     """Print where each chain ends: chain, number and SHA-256, one line for each.
 
-    Keep it where the database's owner cannot write, or have it time-stamped with `lakthan tsa stamp`. Then `lakthan
+    Keep it where the database's owner cannot write, or have it time-stamped with `lakthan tsa request`. Then `lakthan
     audit verify --noted FILE` proves that nothing before that moment was changed or taken off.
     """
 
@@ -116,15 +116,9 @@ def log(*, authority: str | None, limit: int, as_json: bool, directory: Path | N
 
 
 async def _verify(database: DatabaseOptions, noted: list[AuditHead]) -> AuditReport:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with registry(database) as pool:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("rows", total=None)
-            return await verify_chains(
-                pool,
-                noted=noted,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
+        with progress.counted("rows", None) as bar:
+            return await verify_chains(pool, noted=noted, progress=bar.reached)
 
 
 def _print(report: AuditReport, *, noted: int) -> None:

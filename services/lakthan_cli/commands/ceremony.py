@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lakthan.certificates import read_certificates
 from lakthan.errors import ConfigError
+from lakthan_cli import progress
 from lakthan_cli.ceremony import bundle
 from lakthan_cli.ceremony.acceptance import Acceptance, accept
 from lakthan_cli.ceremony.act import perform
@@ -33,8 +32,6 @@ from lakthan_cli.commands.text import moment
 from lakthan_cli.ocsp.certificate import read_certificates as read_client_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from lakthan_cli.ceremony.bundle import Bundle, Contents
     from lakthan_cli.ceremony.programme import Programme
 
@@ -89,8 +86,8 @@ def sign(plan: Path, out: Path | None, *, dry_run: bool, yes: bool) -> None:
     if not yes:
         click.confirm("Are the clock and everything above right? Open the key and sign", abort=True)
         planned = programme(agreed, datetime.now(UTC))  # people take their time
-    with _progress("signing", len(planned.answers) + 1) as advance:
-        made = asyncio.run(perform(planned, out, advance=advance))
+    with progress.counted("signing", len(planned.answers) + 1) as bar:
+        made = asyncio.run(perform(planned, out, advance=bar.advance))
     _show_fingerprint(made)
     click.echo(f"{len(made.files)} files in {out}; print {out / 'protocol.html'} (or .md) and have it signed")
 
@@ -101,8 +98,8 @@ def sign(plan: Path, out: Path | None, *, dry_run: bool, yes: bool) -> None:
 def verify(folder: Path, root: Path) -> None:
     """Verify what a ceremony left in FOLDER against the root's certificate. Needs no database."""
     found = bundle.read(folder)
-    with _progress("verifying", len(found.files)) as advance:
-        contents = bundle.verify(found, read_client_certificates(root), advance)
+    with progress.counted("verifying", len(found.files)) as bar:
+        contents = bundle.verify(found, read_client_certificates(root), bar.advance)
     _show_contents(contents)
     _show_fingerprint(found)
     click.echo(f"every signature in {folder} verifies, and the answers and the ARL agree")
@@ -121,10 +118,16 @@ def import_(folder: Path, *, dry_run: bool, force: bool, directory: Path | None,
 
     async def take() -> Acceptance:
         # How much there is to verify is not known before the bundle has been read.
-        with _progress("verifying", None) as advance:
+        with progress.counted("verifying", None) as bar:
             async with registry(DatabaseOptions(directory, url)) as pool:
                 return await accept(
-                    pool, folder, now=datetime.now(UTC), actor=actor(), dry_run=dry_run, force=force, advance=advance
+                    pool,
+                    folder,
+                    now=datetime.now(UTC),
+                    actor=actor(),
+                    dry_run=dry_run,
+                    force=force,
+                    advance=bar.advance,
                 )
 
     done = asyncio.run(take())
@@ -212,13 +215,3 @@ def _show_fingerprint(made: Bundle) -> None:
     click.echo(f"  {groups(made.fingerprint)}")
     for line in aloud(made.fingerprint):
         click.echo(f"  {line}")
-
-
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, when a person looks."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

@@ -121,5 +121,5 @@ def _issuer_of(view: CertificateView, path: Path, authorities: Sequence[Authorit
     names = ", ".join(record.name for record in authorities) or "none at all"
     raise ConfigError(
         f"no authority on record signed {path} (there are {names}); its issuer is "
-        f"{view.certificate.issuer.rfc4514_string()}. Nothing was changed"
+        f"{view.issuer_name}. Nothing was changed"
     )

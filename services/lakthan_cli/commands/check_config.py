@@ -1,6 +1,7 @@
 """`lakthan check-config`: everything that a start would find wrong, all at once, before the start.
 
 Opens what the services open (keys, certificates, database) with the services' own checks, and changes nothing.
+`lakthan doctor` looks at the same (`look`), and at the machine around it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from lakthan.certificates import CertificateView
+from lakthan.certificates import CertificateView, read_certificates
 from lakthan.config import load
 from lakthan.errors import ConfigError, LakthanError
 from lakthan.store.pool import open_pool
@@ -42,14 +43,30 @@ if TYPE_CHECKING:
         TSAConfig,
     )
     from lakthan.store.records import AuthorityRecord
+    from lakthan_registry.authority_check import Nocheck
     from lakthan_tsa.profiles import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A certificate whose key was opened. `what`: as in the rows. `issuers`: certificates that may have issued it.
+
+    `ends`: when the key must stop. `nocheck`: what a responder's profile demands, '' for one that is no responder's.
+    """
+
+    what: str
+    view: CertificateView
+    issuers: tuple[CertificateView, ...]
+    ends: datetime
+    nocheck: Nocheck | Literal[""] = ""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was looked at, in order, with what is wrong with it ('' when nothing is)."""
+    """What was looked at, in order, with what is wrong with it ('' when nothing is); and what was opened."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
 
     @asynccontextmanager
     async def about(self, what: str) -> AsyncIterator[None]:
@@ -74,7 +91,7 @@ def check_config(file: Path) -> None:
 
     Exit code 1 when something is.
     """
-    findings = asyncio.run(_check(load(file)))
+    findings = asyncio.run(look(load(file)))
     width = max((len(what) for what, _ in findings.rows), default=0)
     for what, problem in findings.rows:
         click.echo(f"{what.ljust(width)}  {problem or 'ok'}")
@@ -86,7 +103,8 @@ def check_config(file: Path) -> None:
         raise click.ClickException(f"{findings.problems} of {len(findings.rows)} are not as they must be")
 
 
-async def _check(config: Config) -> Findings:
+async def look(config: Config) -> Findings:
+    """Open everything that is configured, and close it again."""
     findings = Findings()
     if config.ocsp is not None:
         await _check_ocsp(config.ocsp, config.approval, findings)
@@ -118,12 +136,23 @@ async def _check_ocsp(config: OCSPConfig, approval: ApprovalConfig | None, findi
             ring = await open_keys(responder, approval, late=False)
             held = ring.held
             await ring.aclose()
+            known = (authorities or {}).get(responder.authority)
+            issuers = [CertificateView.from_der(encoded) for encoded in known.certificates] if known else []
+            findings.opened += [
+                Opened(
+                    f"ocsp: responder of {responder.authority}",
+                    key.view,
+                    tuple(issuers),
+                    key.ends,
+                    key.made.profile.nocheck.value,
+                )
+                for key in held
+            ]
             if ring.problem:
                 raise ConfigError(ring.problem)
             if authorities is None:
                 continue  # said once already
             authority = _authority(authorities, responder.authority)
-            issuers = [CertificateView.from_der(encoded) for encoded in authority.certificates]
             for key in held:
                 check_responder(key.view, authority.name, issuers, key.made.profile)
             warning = max(held, key=lambda key: key.ends).made.governor.warning(datetime.now(UTC))
@@ -150,6 +179,9 @@ async def _check_publisher(config: PublisherConfig, approval: ApprovalConfig | N
             ring = await open_keys(each, approval, late=False)
             held = ring.held
             await ring.aclose()
+            findings.opened += [
+                Opened(f"publisher: responder of {each.authority}", key.view, (), key.ends) for key in held
+            ]
             if ring.problem:
                 raise ConfigError(ring.problem)
             if authorities is not None:
@@ -174,6 +206,9 @@ async def _check_tsa(config: TSAConfig, approval: ApprovalConfig | None, finding
         async with findings.about(f"tsa: unit {name}"):
             ring = await open_keys_of_unit(name, unit, approval, late=False)
             units[name] = ring.held[0].made
+            findings.opened += [
+                Opened(f"tsa: unit {name}", key.view, key.made.identity.intermediates, key.ends) for key in ring.held
+            ]
             await ring.aclose()
             if ring.problem:
                 raise ConfigError(ring.problem)
@@ -199,6 +234,8 @@ async def _check_registry(config: RegistryConfig, findings: Findings) -> None:
             await pool.close()
     async with findings.about("registry: TLS"):
         server_context(config)
+        first, *above = read_certificates(config.certificate)
+        findings.opened.append(Opened("registry: TLS", first, tuple(above), first.not_after))
     async with findings.about("registry: client certificates"):
         warnings = ClientCertificates(config).warnings(datetime.now(UTC))
         wrong = [f"the {what} is {problem}" for what, problem in warnings.items() if problem]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import click
 from asn1crypto import x509 as asn1_x509
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lakthan import der
@@ -26,6 +25,7 @@ from lakthan.errors import ConfigError
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.records import CRLReason
 from lakthan.store.revoked import RevokedReader
+from lakthan_cli import progress
 from lakthan_cli.commands.authority import named
 from lakthan_cli.commands.certificate import hexadecimal
 from lakthan_cli.commands.crl_scopes import retire, scopes
@@ -143,7 +143,7 @@ async def _import(
         for file in files:
             began = time.monotonic()
             try:
-                with _mapped(file) as data, _progress(file.name) as progress:
+                with _mapped(file) as data, _progress(file.name) as advance:
                     outcome = await import_crl(
                         data,
                         pool=pool,
@@ -154,7 +154,7 @@ async def _import(
                         force=force,
                         dry_run=dry_run,
                         detail={"file": file.name},
-                        progress=progress,
+                        progress=advance,
                     )
             except CRLRefused as error:
                 refused += 1
@@ -227,23 +227,13 @@ def _opened(path: Path) -> Iterator[CRL]:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[entries]:,} entries, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    began = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(name, total=None, entries=0, rate=0.0)
+    with progress.rated(name, None, unit="entries") as bar:
 
         def advance(entries: int, done: int, total: int) -> None:
-            rate = entries / max(time.monotonic() - began, 1e-6)
-            progress.update(task, completed=done, total=total, entries=entries, rate=rate)
+            bar.reached(done, total)
+            bar.rows(entries)
             if done == total:
-                progress.update(task, description=f"{name}: comparing and recording")
+                bar.says(f"{name}: comparing and recording")
 
         yield advance
 

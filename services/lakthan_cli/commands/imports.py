@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 import zoneinfo
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lakthan.errors import ConfigError, LakthanError
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.import_position import import_position
+from lakthan_cli import progress
 from lakthan_cli.commands.authority import named
 from lakthan_cli.commands.certificate import hexadecimal
 from lakthan_cli.commands.database import DatabaseOptions, actor, database_options, registry
@@ -185,9 +183,13 @@ async def _import(plan: _Plan, make: Callable[[AuthorityRecord], IssuedList]) ->
 
 
 def _check(plan: _Plan, source: IssuedList, after: int) -> Check:
-    with _progress("checking", source.size) as advance:
-        found = check(source, after, lambda rows: advance(source.octets, rows))
-        advance(source.size, found.entries)
+    with progress.rated("checking", source.size, unit="rows") as bar:
+
+        def read(rows: int) -> None:
+            bar.reached(source.octets)
+            bar.rows(rows)
+
+        found = check(source, after, read)
     for position, why in found.bad_lines:
         click.echo(f"{plan.path}: {why}" if plan.word == "file" else f"{plan.path}:{position}: {why}", err=True)
     if found.bad > len(found.bad_lines):
@@ -200,12 +202,13 @@ async def _record(
 ) -> Totals:
     so_far = Totals()
     try:
-        with _progress("dry run" if plan.dry_run else "importing", entries) as advance:
+        with progress.rated("dry run" if plan.dry_run else "importing", entries, unit="rows") as bar:
 
             def remember(totals: Totals) -> None:
                 nonlocal so_far
                 so_far = totals
-                advance(totals.entries, totals.entries)
+                bar.reached(totals.entries)
+                bar.rows(totals.entries)
 
             return await import_list(
                 pool,
@@ -248,25 +251,3 @@ def _summary(plan: _Plan, found: Check, totals: Totals, seconds: float) -> None:
             f"{totals.contradicting} are on record otherwise, and were left so (a list makes nothing good again, and "
             f"changes no end, hash or reason): {shown}{', …' if totals.contradicting > len(totals.examples) else ''}"
         )
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rows a second and the time that is left, where a person looks."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    began = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=total, rows=0, rate=0.0)
-
-        def advance(completed: int, rows: int) -> None:
-            rate = rows / max(time.monotonic() - began, 1e-6)
-            progress.update(task, completed=completed, rows=rows, rate=rate)
-
-        yield advance

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lakthan.config import load
 from lakthan.errors import ConfigError
@@ -18,11 +16,12 @@ from lakthan.store.answer_files import AnswerReader
 from lakthan.store.pool import open_pool
 from lakthan.store.presigned import Presigned
 from lakthan.store.status import AuthorityReader
+from lakthan_cli import progress
 from lakthan_cli.commands.database import DatabaseOptions, database_options, registry
 from lakthan_ocsp.publisher.static import Folder, StaticAnswers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator
 
     import asyncpg
 
@@ -89,8 +88,8 @@ async def _publish(
         if missing:
             raise ConfigError(f"there is no authority {', '.join(sorted(missing))}")
         folder.write_refusal()
-        with _progress(await answers.count()) as advance:
-            await answers.everything(advance)
+        with progress.counted("answers", await answers.count()) as bar:
+            await answers.everything(bar.advance)
         tally = folder.tally
         said = f"{tally.written:,} answers written, {tally.removed:,} removed, {tally.unchanged:,} as they were"
         click.echo(f"{root}: {said}")
@@ -123,12 +122,3 @@ async def _pool(config: Path | None, options: DatabaseOptions) -> AsyncIterator[
         yield pool
     finally:
         await pool.close()
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("answers", total=total)
-        yield lambda count: progress.advance(task, count)

@@ -22,11 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lakthan import der
 from lakthan.errors import ConfigError
+from lakthan_cli import progress
 from lakthan_cli.commands.ocsp import Instant, VerdictGroup
 from lakthan_cli.ocsp import render as ocsp_render
 from lakthan_cli.ocsp.certificate import Certificate, Unreadable, read_certificates
@@ -342,13 +341,8 @@ def _system_trust() -> list[Certificate]:
 
 def _with_progress(what: str, total: int, run: Callable[[Callable[[], None]], object], *, shown: bool) -> list[Result]:
     """Run it under a progress bar, which is there only for several files and for a person who looks."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, disable=not (shown and total > 1 and console.is_terminal), transient=True
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        return asyncio.run(run(lambda: bar.advance(task)))  # type: ignore[arg-type]
+    with progress.counted(what, total, shown=shown and total > 1) as bar:
+        return asyncio.run(run(bar.advance))  # type: ignore[arg-type]
 
 
 def _leave(results: Sequence[Result], *, as_json: bool) -> None:

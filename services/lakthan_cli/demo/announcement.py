@@ -66,4 +66,7 @@ Stamp a file with the time, and check the stamp:
   curl -sS -H 'Content-Type: application/timestamp-query' --data-binary @{query} -o {reply} {tsa}
   openssl ts -verify -queryfile {query} -in {reply} {trust}
 
+Ask all of it as its clients do, and look whether every answer is right:
+  {lakthan} probe {file("probe.toml")}
+
 Ctrl-C stops everything."""

@@ -1,4 +1,4 @@
-"""The configuration file that the demo writes for its services. Paths are relative to the file."""
+"""The configuration files that the demo writes: for its services, and for who asks them. Paths are relative to them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _POLICIES = {"ml-dsa": f"{POLICY_ARC}.5"}
 _HEAD = """\
 # Written by `lakthan demo` at every start: what you change here is gone at the next one.
 # Copy it and run `lakthan serve ocsp --config YOUR-COPY.toml` for a configuration of your own.
+"""
+
+_HEAD_OF_PROBE = """\
+# Written by `lakthan demo` at every start: what you change here is gone at the next one.
+# `lakthan probe probe.toml` asks the demo as its clients do; docs/probe.md has the keys.
 """
 
 
@@ -63,6 +68,31 @@ def services_toml(addresses: Addresses, databases: Mapping[str, str]) -> str:
         f"key = {_text(REGISTRY.key or '')}",
         *_database("registry", databases),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def probe_toml(addresses: Addresses) -> str:
+    """The text of `probe.toml`: what `lakthan probe` asks the demo, and what is right."""
+    lines = [_HEAD_OF_PROBE, 'trust = ["pki/root.pem"]', 'chain = ["pki/tsa-chain.pem"]']
+    lines += [
+        "",
+        "[limits]",
+        "# A demo shares its machine with everything else; in earnest a second is long.",
+        'slow = "PT10S"',
+    ]
+    for name, issuer, good, others in (
+        ("root", "pki/root.pem", "pki/ca.pem", ()),
+        ("public-ca", "pki/ca.pem", "pki/good.pem", ("pki/revoked.pem", "pki/unissued.pem")),
+        ("gov-ca", "pki/gov/ca.pem", "pki/gov/good.pem", ("pki/gov/revoked.pem", "pki/gov/unissued.pem")),
+    ):
+        lines += ["", "[[authorities]]", f"name = {_text(name)}", f"issuer = {_text(issuer)}", f"good = {_text(good)}"]
+        lines += [f"{what} = {_text(file)}" for what, file in zip(("revoked", "unissued"), others, strict=False)]
+        lines.append(f"urls = [{_text(addresses.url('ocsp'))}]")
+    tsa = addresses.url("tsa").rstrip("/")
+    for name in TSUS:
+        url = tsa if name == "default" else f"{tsa}/tsa/{name}"
+        policy = _POLICIES.get(name, _BEST_PRACTICE)
+        lines += ["", "[[tsas]]", f"url = {_text(url)}", f"policies = [{_text(policy)}]"]
     return "\n".join(lines) + "\n"
 
 

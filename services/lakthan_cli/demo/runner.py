@@ -25,7 +25,7 @@ from lakthan_cli.demo import folder, pki
 from lakthan_cli.demo.addresses import Addresses, choose, differences
 from lakthan_cli.demo.announcement import announcement
 from lakthan_cli.demo.children import Child
-from lakthan_cli.demo.configuration import services_toml
+from lakthan_cli.demo.configuration import probe_toml, services_toml
 from lakthan_cli.demo.publication import PublicationPoint, serving
 from lakthan_cli.demo.registration import register
 from lakthan_cli.demo.tokens import ensure_tokens
@@ -159,6 +159,7 @@ async def _serve(
         await stack.enter_async_context(serving(publication, addresses.host, addresses.ports["publication"]))
         configuration = directory / "lakthan.toml"
         folder.write_text(configuration, services_toml(addresses, database.services))
+        folder.write_text(directory / "probe.toml", probe_toml(addresses))
         pki.write_registry_chain(demo_pki)
         tell("starting the services")
         children = []

@@ -88,7 +88,7 @@ def _facts(change: Change) -> list[tuple[str, str]]:
     if change.view is not None:
         facts += [
             ("its subject", change.view.name),
-            ("its issuer", change.view.certificate.issuer.rfc4514_string()),
+            ("its issuer", change.view.issuer_name),
             ("in force", f"{moment(change.view.not_before)} to {moment(change.view.not_after)}"),
         ]
     return facts

@@ -46,11 +46,12 @@ class Check:
 class Question:
     """What was asked and what is known without the answer.
 
-    `cert_ids`: each of them names the certificate. `anchors`: None when nobody said whom to trust. `others`: CA
-    certificates that may link the issuer to an anchor. `nonce`: what was sent, None for nothing.
+    `certificate`: None when only its serial number is known. `cert_ids`: each of them names it. `anchors`: None when
+    nobody said whom to trust. `others`: CA certificates that may link the issuer to an anchor. `nonce`: what was sent,
+    None for nothing.
     """
 
-    certificate: Certificate
+    certificate: Certificate | None
     issuer: Certificate
     cert_ids: Sequence[CertID]
     at: datetime
@@ -87,7 +88,7 @@ def verify(response: OCSPResponse, question: Question) -> Verification:
     single, about = _single(basic, question)
     signer, made = _signer(basic, question)
     checks = [
-        _judge("certificate", _certificate_problem(question), "signed by its issuer"),
+        *_certificate(question),
         *_trust(question),
         _judge("encoding", response.encoding_problem, "DER"),
         *made,
@@ -104,10 +105,12 @@ def _judge(name: str, problem: str | None, fine: str) -> Check:
     return Check(name, Outcome.OK, fine) if problem is None else Check(name, Outcome.FAILED, problem)
 
 
-def _certificate_problem(question: Question) -> str | None:
-    if question.certificate.signed_by(question.issuer):
-        return None
-    return f"{question.issuer.name} did not sign the certificate: an answer about it says nothing"
+def _certificate(question: Question) -> Iterator[Check]:
+    if question.certificate is not None:
+        problem = None
+        if not question.certificate.signed_by(question.issuer):
+            problem = f"{question.issuer.name} did not sign the certificate: an answer about it says nothing"
+        yield _judge("certificate", problem, "signed by its issuer")
 
 
 def _trust(question: Question) -> Iterator[Check]:
@@ -248,6 +251,8 @@ def _times(basic: BasicResponse, single: SingleResponse, at: datetime) -> Iterat
 def _history(single: SingleResponse, question: Question) -> Iterator[Check]:
     """Whether an answer about an expired certificate means anything, and whether the responder knows this very one."""
     certificate = question.certificate
+    if certificate is None:
+        return
     try:
         extension = extensions.find(single.extensions, extensions.CERT_HASH)
         if extension is not None:

@@ -130,7 +130,7 @@ class Asker:
         send = self.transport.get if options.method == "GET" else self.transport.post
         try:
             reply = await send(url, request)
-            response = _read(reply)
+            response = response_in(reply)
         except TransportError as error:
             raise _InVain(replace(base, verdict=Verdict.NO_ANSWER, problem=str(error))) from error
         base = replace(base, response=response, milliseconds=reply.milliseconds)
@@ -237,8 +237,11 @@ def found_beside(path: Path, certificates: Sequence[Certificate]) -> tuple[Certi
     return None
 
 
-def _read(reply: Reply) -> OCSPResponse:
-    """The message in the reply. A refusal counts with any HTTP status, an answer only with 200."""
+def response_in(reply: Reply) -> OCSPResponse:
+    """The message in the reply. A refusal counts with any HTTP status, an answer only with 200.
+
+    Raises `TransportError`.
+    """
     try:
         response = read_response(reply.body)
     except Unreadable as error:

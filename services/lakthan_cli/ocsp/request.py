@@ -31,6 +31,16 @@ def cert_id(certificate: Certificate, issuer: Certificate, hash_name: str) -> Ce
     )
 
 
+def cert_id_of_serial(serial_number: int, issuer: Certificate, hash_name: str) -> CertID:
+    """The CertID of a certificate of which nothing else is at hand; the name is as the issuer itself encodes it."""
+    return CertID(
+        HASHES[hash_name],
+        hashlib.new(hash_name, issuer.subject.dump(), usedforsecurity=False).digest(),
+        hashlib.new(hash_name, issuer.key_bits, usedforsecurity=False).digest(),
+        serial_number,
+    )
+
+
 def every_cert_id(certificate: Certificate, issuer: Certificate) -> list[CertID]:
     """All that somebody may have asked: every hash algorithm, and the name as either certificate encodes it."""
     asked = [cert_id(certificate, issuer, name) for name in HASHES]

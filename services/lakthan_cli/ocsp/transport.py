@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -40,6 +40,7 @@ class Reply:
     media_type: str
     body: bytes
     milliseconds: float
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def media_type_problem(self) -> str | None:
@@ -68,15 +69,18 @@ class Transport:
         ) as session:
             yield cls(session, timeout_seconds)
 
-    async def post(self, url: str, request: bytes) -> Reply:
-        """Send an OCSPRequest by POST. Raises `TransportError`."""
-        headers = {"Content-Type": _REQUEST_TYPE, "Accept": _RESPONSE_TYPE}
+    async def post(self, url: str, request: bytes, *, media_type: str | None = _REQUEST_TYPE) -> Reply:
+        """Send an OCSPRequest by POST. `media_type`: None to send none at all. Raises `TransportError`."""
+        headers = {"Accept": _RESPONSE_TYPE} | ({} if media_type is None else {"Content-Type": media_type})
         return await self._exchange("POST", url, headers, request)
 
     async def get(self, url: str, request: bytes) -> Reply:
         """Send an OCSPRequest by GET, in the path. Raises `TransportError`."""
-        target = f"{url.rstrip('/')}/{quote(base64.b64encode(request).decode(), safe='')}"
-        return await self._exchange("GET", target, {"Accept": _RESPONSE_TYPE})
+        return await self.get_spelled(f"{url.rstrip('/')}/{quote(base64.b64encode(request).decode(), safe='')}")
+
+    async def get_spelled(self, url: str) -> Reply:
+        """GET a URL that has the OCSPRequest in it already, as it is spelled. Raises `TransportError`."""
+        return await self._exchange("GET", url, {"Accept": _RESPONSE_TYPE})
 
     async def fetch(self, url: str) -> bytes:
         """The file at a URL. Raises `TransportError`."""
@@ -98,9 +102,10 @@ class Transport:
                 data=body,
                 allow_redirects=redirects,
                 max_redirects=3,
+                skip_auto_headers=() if "Content-Type" in headers else ("Content-Type",),
             ) as reply:
                 if not redirects:
                     refuse_redirect(reply)
                 octets = await read(reply)
                 elapsed = (time.perf_counter() - started) * 1000
-                return Reply(reply.status, media_type_of(reply), octets, round(elapsed, 1))
+                return Reply(reply.status, media_type_of(reply), octets, round(elapsed, 1), reply.headers)

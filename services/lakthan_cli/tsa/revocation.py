@@ -109,15 +109,15 @@ async def _ask(
                 result.url or "OCSP", single.revocation_time, single.revocation_reason, expired[0] if expired else None
             )
         problems.append(f"OCSP: {result.problem or result.verdict.label}")
-    for url in _crl_urls(certificate):
+    for url in crl_urls(certificate):
         try:
-            return _from_crl(await transport.fetch(url), url, certificate, issuer, datetime.now(UTC))
+            return from_crl(await transport.fetch(url), url, certificate, issuer, datetime.now(UTC))
         except TransportError as error:
             problems.append(f"{url}: {error}")
     raise TransportError("; ".join(problems) or "its certificate names neither an OCSP responder nor a CRL")
 
 
-def _crl_urls(certificate: Certificate) -> Sequence[str]:
+def crl_urls(certificate: Certificate) -> Sequence[str]:
     """Where whole CRLs of the issuer itself are (RFC 5280 §4.2.1.13)."""
     try:
         with reading("a cRLDistributionPoints"):
@@ -127,7 +127,7 @@ def _crl_urls(certificate: Certificate) -> Sequence[str]:
         return []
 
 
-def _from_crl(encoded: bytes, url: str, certificate: Certificate, issuer: Certificate, now: datetime) -> _Fact:
+def from_crl(encoded: bytes, url: str, certificate: Certificate, issuer: Certificate, now: datetime) -> _Fact:
     """What a CRL says (RFC 5280 §6.3). Raises `TransportError` for one that says nothing about this certificate."""
     try:
         crl = x509.load_der_x509_crl(encoded)

@@ -80,7 +80,7 @@ async def stamp(path: Path, target: Path, options: Options, transport: Transport
         if not options.replace:
             files.refuse_to_replace(target)
         digest = await asyncio.to_thread(digest_of, path, options.algorithm)
-        result = await _ask(base, digest, options, transport)
+        result = await ask(base, digest, options, transport)
         if result.verdict is not Verdict.STAMPED or result.response is None or result.token is None:
             return result
         if options.embed:
@@ -93,7 +93,8 @@ async def stamp(path: Path, target: Path, options: Options, transport: Transport
     return replace(result, saved=target)
 
 
-async def _ask(base: Result, digest: bytes, options: Options, transport: Transport) -> Result:
+async def ask(base: Result, digest: bytes, options: Options, transport: Transport) -> Result:
+    """Have a digest stamped, and check what comes; nothing is kept."""
     nonce = request.new_nonce() if options.nonce else None
     encoded = request.encode(
         digest, options.algorithm, policy=options.policy, nonce=nonce, cert_req=options.certificates

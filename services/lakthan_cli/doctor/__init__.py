@@ -1,0 +1,1 @@
+"""`lakthan doctor`: the machine of a service, its configuration and its database, looked at from inside."""
