@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -17,7 +18,10 @@ from lakthan.store.audit_verify import verify
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.migrate import migrate, status
 from lakthan.store.pool import open_pool
+from lakthan.store.schema import revisions, schema_problem
 from support.database import create_database, drop_database, with_database
+
+SCRIPTS = sorted((Path(lakthan.store.migrate.__file__).parent / "migrations" / "versions").glob("*.sql"))
 
 
 async def execute(url: str, statement: str) -> None:
@@ -98,6 +102,27 @@ async def test_missing_rights_are_explained(empty_database_url: str, server_url:
         await execute(owner, "DROP ROLE lakthan_test_plain")
 
 
+async def test_an_owner_without_superpowers(server_url: str, template_url: str) -> None:
+    """The owner of a managed database is no superuser. With the one right that the message asks for, every revision
+    applies; the roles are there already, made by an administrator.
+    """
+    owner = with_database(server_url, "postgres")
+    database = with_database(server_url, "lakthan_test_owned")
+    theirs = re.sub("://[^@]*@", "://lakthan_test_owner@", database)
+    await execute(owner, "CREATE ROLE lakthan_test_owner LOGIN PASSWORD 'plain'")
+    await execute(owner, "CREATE DATABASE lakthan_test_owned OWNER lakthan_test_owner TEMPLATE template0")
+    try:
+        with pytest.raises(ConfigError, match=r"GRANT SET ON PARAMETER lakthan\.by_function"):
+            await migrate(theirs, password="plain")
+        await execute(owner, "GRANT SET ON PARAMETER lakthan.by_function TO lakthan_test_owner")
+        assert await migrate(theirs, password="plain")
+        assert (await status(theirs, password="plain")).pending == ()
+    finally:
+        await execute(owner, "DROP DATABASE lakthan_test_owned WITH (FORCE)")
+        await execute(owner, "REVOKE SET ON PARAMETER lakthan.by_function FROM lakthan_test_owner")
+        await execute(owner, "DROP ROLE lakthan_test_owner")
+
+
 async def test_no_server_is_an_unavailable_store(tmp_path: Path) -> None:
     """Where nobody listens, migrate and status say that the store is unavailable."""
     for call in (status, migrate):
@@ -148,6 +173,85 @@ async def test_the_first_schema_is_brought_up_with_its_rows(empty_database_url: 
         await writer.issue(3, b"\x01", actor="new")
         report = await verify(pool)
         assert (report.findings, report.changes, report.statuses) == ([], 104, 101)
+    finally:
+        await pool.close()
+
+
+async def test_who_holds_locks_does_not_stop_everybody_else(empty_database_url: str) -> None:
+    """While somebody reads a table for long, a revision that wants to change it gives way again and again, so look-ups
+    go on; when he has done, the revision is applied.
+    """
+    await migrate_to(empty_database_url, "0005")
+    reader, others = await asyncpg.connect(empty_database_url), await asyncpg.connect(empty_database_url)
+    try:
+        long_read = reader.transaction()
+        await long_read.start()
+        await reader.execute("SELECT FROM published_answer")
+        migrating = asyncio.create_task(migrate(empty_database_url))
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'published_answer'::regclass AND NOT granted"
+        for _ in range(2):
+            while not await others.fetchval(waiting):  # noqa: ASYNC110 - nobody would tell
+                await asyncio.sleep(0.01)
+            # Behind the revision that waits; it would never come back if that one waited for the reader to end.
+            await others.execute("SELECT FROM published_answer")
+        assert not migrating.done()
+        await long_read.rollback()
+        applied = await migrating
+    finally:
+        await reader.close()
+        await others.close()
+    assert applied[0] == "0006"
+    assert (await status(empty_database_url)).pending == ()
+
+
+async def test_patience_has_an_end(empty_database_url: str) -> None:
+    """When the locks are never given back, the migration ends by saying so, and nothing was changed."""
+    await migrate_to(empty_database_url, "0005")
+    reader = await asyncpg.connect(empty_database_url)
+    try:
+        async with reader.transaction():
+            await reader.execute("SELECT FROM published_answer")
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                await migrate(empty_database_url, patience=timedelta(0))
+            assert (await status(empty_database_url)).current == "0005"
+    finally:
+        await reader.close()
+
+
+async def migrate_to(url: str, revision: str) -> None:
+    """What an older release's migration leaves behind."""
+    for script in SCRIPTS:
+        if script.name[1:5] <= revision:
+            await execute(url, script.read_text())
+    await execute(
+        url,
+        f"""
+        CREATE TABLE alembic_version (version_num varchar(32) NOT NULL PRIMARY KEY);
+        INSERT INTO alembic_version VALUES ('{revision}');
+        """,
+    )
+
+
+async def test_services_can_ask_whether_the_schema_is_new_enough(empty_database_url: str) -> None:
+    """A service may read how new the schema is, and says what to run when that is too old; a newer one is right."""
+    assert revisions()[-1] == (await status(empty_database_url)).head
+    await migrate(empty_database_url)
+    pool = await open_pool(
+        empty_database_url, role="lakthan_tsa", min_size=1, max_size=1, application_name="lakthan-test"
+    )
+    try:
+        assert not await schema_problem(pool)
+        await execute(empty_database_url, "UPDATE alembic_version SET version_num = '0006'")
+        assert "at revision 0006" in await schema_problem(pool)
+        await execute(empty_database_url, "UPDATE alembic_version SET version_num = '9999'")
+        assert not await schema_problem(pool)
+        await execute(empty_database_url, "REVOKE SELECT ON alembic_version FROM lakthan_tsa")
+        assert "lakthan db migrate" in await schema_problem(pool)
+        await execute(empty_database_url, f"UPDATE alembic_version SET version_num = '{revisions()[-1]}'")
+        assert await migrate(empty_database_url) == []
+        assert not await schema_problem(pool)
+        await execute(empty_database_url, "DROP TABLE alembic_version")
+        assert "is empty" in await schema_problem(pool)
     finally:
         await pool.close()
 

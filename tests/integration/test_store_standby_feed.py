@@ -31,6 +31,7 @@ class Consumer:
 
     def __init__(self, database_url: str, most_age: timedelta) -> None:
         self.events: list[object] = []
+        self.connections = 0
         self._url = database_url
         self.feed = StandbyFeed(
             self._connect,
@@ -45,6 +46,7 @@ class Consumer:
         )
 
     async def _connect(self) -> asyncpg.Connection:
+        self.connections += 1
         return await connect(self._url, role="lakthan_responder", application_name="lakthan-standby-test")
 
     @property
@@ -175,18 +177,36 @@ async def test_authorities(open_as: OpenPool, database_url: str, authority_id: i
 
 
 async def test_a_copy_that_went_back(open_as: OpenPool, database_url: str, authority_id: int) -> None:
-    """A copy that was put back to an earlier state is a loss: everything is forgotten, and all begins anew."""
+    """A copy that was put back to an earlier state is a loss: everything is forgotten. It is not followed again before
+    it has what was seen there; another record in that one's place does not count.
+    """
     pool, owner = await open_as("lakthan_registry"), await open_as(None)
     await ChangeWriter(pool).revoke(authority_id, b"\x01", actor="test")
-    async with following(database_url) as consumer:
+    last = "chain = $1 AND number = (SELECT max(number) FROM audit_record WHERE chain = $1)"
+    await owner.execute(f"CREATE TABLE taken_off AS SELECT * FROM audit_record WHERE {last}", authority_id)
+    await owner.execute("CREATE TABLE other AS SELECT * FROM taken_off")
+    await owner.execute("UPDATE other SET at = at + interval '1 us'")
+    await owner.execute("CREATE TABLE nothing AS SELECT * FROM taken_off WITH NO DATA")
+
+    async def put_in_its_place(table: str) -> None:
         async with owner.acquire() as connection, connection.transaction():
             await connection.execute("ALTER TABLE audit_record DISABLE TRIGGER append_only")
             await connection.execute(
-                "DELETE FROM audit_record WHERE chain = $1 AND number = (SELECT max(number) FROM audit_record"
-                " WHERE chain = $1)",
-                authority_id,
+                "DELETE FROM audit_record USING taken_off WHERE audit_record.chain = taken_off.chain"
+                " AND audit_record.number = taken_off.number"
             )
+            await connection.execute(f"INSERT INTO audit_record SELECT * FROM {table}")
             await connection.execute("ALTER TABLE audit_record ENABLE ALWAYS TRIGGER append_only")
+
+    async with following(database_url) as consumer:
+        for table in ("nothing", "other"):
+            await put_in_its_place(table)
+            await until(lambda: consumer.events == ["ready", "lost"])
+            seen = consumer.connections
+            await until(lambda seen=seen: consumer.connections >= seen + 2)  # type: ignore[misc]
+            assert consumer.events == ["ready", "lost"]
+            assert not consumer.feed.heard
+        await put_in_its_place("taken_off")
         await until(lambda: consumer.events == ["ready", "lost", "ready"])
         await until(lambda: consumer.feed.heard)
 

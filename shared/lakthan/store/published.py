@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 from lakthan.store.acting import acting
 from lakthan.store.changes import refusals_as_such
 from lakthan.store.pool import unavailable_as_such
-from lakthan.store.records import CertStatus
+from lakthan.store.records import CertStatus, CRLReason, StatusRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from lakthan.algorithms import HashAlgorithm
+    from lakthan.store.told import ToldRevoked
 
 
 # While a publisher is behind with an answer, it is asked for again after this long.
@@ -108,19 +109,24 @@ class AnswerPublisher:
 
 
 class PublishedReader:
-    """Looks answers up. `pool` acts as `lakthan_responder` or `lakthan_registry`."""
+    """Looks answers up. `pool` acts as `lakthan_responder` or `lakthan_registry`. `told`: what may not be taken
+    back.
+    """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, told: ToldRevoked | None = None) -> None:
         self._pool = pool
+        self._told = told
 
     async def find(
         self, authority_id: int, serial_number: bytes, cert_id_hash: HashAlgorithm, now: datetime
     ) -> tuple[Standing, Found | None]:
         """The answer for `now`, only with CURRENT; of several the one published last. Raises `StoreUnavailable`."""
+        asked_at = 0 if self._told is None else self._told.now()
         with unavailable_as_such():
             row = await self._pool.fetchrow(
                 """
                 SELECT p.*, p.status_version = s.version AS current,
+                       s.version, s.cert_status AS on_record, s.revocation_reason,
                        least(p.next_update, CASE WHEN p.due_at IS NOT NULL THEN greatest(p.due_at, $5) END,
                              (SELECT min(later.this_update) FROM published_answer later
                                WHERE later.authority_id = $1 AND later.serial_number = $2
@@ -145,6 +151,8 @@ class PublishedReader:
                 now,
                 now + _LOOK_AGAIN,
             )
+        if self._told is not None and row is not None:
+            self._told.check((authority_id, serial_number), _on_record(authority_id, serial_number, row), asked_at)
         if row is None or row["valid"] is None:
             return (Standing.NOT_YET if row is not None and row["owed"] else Standing.NONE), None
         if not row["valid"]:
@@ -174,3 +182,12 @@ class PublishedReader:
                 """
             )
         return {row["name"]: row["until"] for row in rows}
+
+
+def _on_record(authority_id: int, serial_number: bytes, row: asyncpg.Record) -> StatusRecord | None:
+    """Of the certificate's record, what a promise about it depends on."""
+    if row["version"] is None:
+        return None
+    reason = None if row["revocation_reason"] is None else CRLReason(row["revocation_reason"])
+    cert_status = CertStatus(row["on_record"])
+    return StatusRecord(authority_id, serial_number, cert_status, None, reason, None, None, row["version"])

@@ -11,6 +11,10 @@ has taken in was handed to the callbacks, or they were told that it may not have
   of the authority are said to have changed.
 * A gap, a number that went back, or a copy whose tables are not in step with each other (still being filled, filled by
   several subscriptions, or without the audit chains) is a loss: the consumer forgets everything, and begins anew.
+* Anew is never earlier: a copy that lacks the last record that was seen here, or has another in its place, is not
+  followed (`DatabaseWentBack`). One that is merely behind, such as a standby made from an old backup, catches up and is
+  followed again. One of a capital that was restored to an earlier point does not: people have to say that its losses
+  are entered again, by a new start of this process.
 
 How old the copy is: the publisher writes the instant into `heartbeat` every second, in the capital. Everything that was
 committed before that instant is in a copy that has the row. Its age is the wall clock's distance to it, or what has
@@ -31,6 +35,7 @@ from typing import TYPE_CHECKING
 from lakthan.errors import ConfigError, StoreUnavailable
 from lakthan.store.feed import BOUND, monotonic_seconds
 from lakthan.store.pool import unavailable_as_such
+from lakthan.store.told import DatabaseWentBack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,6 +118,8 @@ class StandbyFeed:
         self._poll_seconds = poll.total_seconds()
         self._bound_seconds = bound.total_seconds()
         self._numbers: dict[int, int] = {}
+        # Of each chain, the last record that was seen and its instant, kept over every loss.
+        self._last: dict[int, tuple[int, datetime]] = {}
         self._ready = False
         self._looked_at = 0.0
         self.heartbeat: Seen | None = None  # the newest state that was seen in the copy; None: it never had one
@@ -182,6 +189,9 @@ class StandbyFeed:
         if numbers and not any(numbers.values()):
             raise StoreUnavailable("there are authorities and no audit chains: audit_record must be replicated too")
         if not self._ready:
+            await self._demand_the_same_past(connection)
+            for chain, number in numbers.items():
+                await self._note_last(connection, chain, number)
             self._numbers = numbers
             self._take(row["heartbeat"])
             self._ready = True
@@ -190,6 +200,22 @@ class StandbyFeed:
         for chain, number in numbers.items():
             await self._hand_out(connection, chain, number)
         self._take(row["heartbeat"])
+
+    async def _demand_the_same_past(self, connection: asyncpg.Connection) -> None:
+        """Raise `DatabaseWentBack` unless all that was seen in an earlier life of the copy is in this one."""
+        for chain, (number, at) in self._last.items():
+            found = await _record_at(connection, chain, number)
+            if found != at:
+                raise DatabaseWentBack(
+                    f"the copy lacks record {number} of audit chain {chain}, made {at:%Y-%m-%d %H:%M:%S} UTC, by which "
+                    "was answered here: it is behind, or the database was restored to an earlier point. If it does not "
+                    "catch up, enter there what was lost, then start this process again (docs/disaster-recovery.md)"
+                )
+
+    async def _note_last(self, connection: asyncpg.Connection, chain: int, number: int) -> None:
+        at = await _record_at(connection, chain, number) if number else None
+        if at is not None:
+            self._last[chain] = (number, at)
 
     def _take(self, heartbeat: datetime | None) -> None:
         """Of the copy's heartbeat, after everything that came before it was handed out."""
@@ -213,6 +239,7 @@ class StandbyFeed:
         for rows in records.values():
             self._tell(chain, rows)
         self._numbers[chain] = seen + len(records)
+        self._last[chain] = (self._numbers[chain], records[self._numbers[chain]][0]["at"])
 
     def _tell(self, chain: int, rows: list[asyncpg.Record]) -> None:
         event, count, at = rows[0]["event"], rows[0]["change_count"], rows[0]["at"]
@@ -236,3 +263,12 @@ class StandbyFeed:
         if self._ready:
             self._ready = False
             self._on_lost(error)
+
+
+async def _record_at(connection: asyncpg.Connection, chain: int, number: int) -> datetime | None:
+    """The instant of a record; None when the chain does not have it."""
+    for row in await connection.fetch(_CHANGES, chain, number - 1, 0):
+        if row["number"] == number:
+            at: datetime = row["at"]
+            return at
+    return None

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from lakthan.errors import StoreUnavailable
 from lakthan.store.pool import unavailable_as_such
 from lakthan.store.records import AuthorityRecord, CertStatus, CRLReason, CRLSource, StatusRecord
+from lakthan.store.told import DatabaseWentBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import asyncpg
+
+    from lakthan.store.told import ToldRevoked
 
     # Who is told of a status (None: not on record), or of the error instead.
     Tell = Callable[[StatusRecord | None, Exception | None], None]
@@ -33,10 +36,13 @@ _LOOK_UP = """
 
 
 class StatusReader:
-    """Looks certificates up. `pool` acts as `lakthan_responder` or `lakthan_registry`."""
+    """Looks certificates up. `pool` acts as `lakthan_responder` or `lakthan_registry`. `told`: what may not be taken
+    back; whoever asks about such a certificate gets `DatabaseWentBack`.
+    """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, told: ToldRevoked | None = None) -> None:
         self._pool = pool
+        self._told = told
         # Questions not sent yet. A question about the same certificate joins; once sent, a new one has to wait for
         # the next query, because the answer under way may be older than a change that the asker already knows of.
         self._waiting: dict[tuple[int, bytes], list[Tell]] = {}
@@ -81,12 +87,14 @@ class StatusReader:
             with unavailable_as_such():
                 async with self._pool.acquire() as connection:
                     while asked:
+                        asked_at = 0 if self._told is None else self._told.now()
                         rows = await connection.fetch(
                             _LOOK_UP,
                             [authority_id for authority_id, _ in asked],
                             [serial_number for _, serial_number in asked],
                         )
-                        _tell(asked, {record[:2]: record for record in map(status_record, rows)})
+                        found = {record[:2]: record for record in map(status_record, rows)}
+                        _tell(self._kept(asked, found, asked_at), found)
                         asked, self._waiting = self._waiting, {}
             error = None
         except Exception as problem:  # noqa: BLE001 - everybody hears of it, whatever it was
@@ -95,6 +103,22 @@ class StatusReader:
             self._at_work -= 1
             _tell(asked, {}, error)
             self._send()
+
+    def _kept(
+        self, asked: dict[tuple[int, bytes], list[Tell]], found: dict[tuple[int, bytes], StatusRecord], asked_at: int
+    ) -> dict[tuple[int, bytes], list[Tell]]:
+        """Those asked about of which nothing was taken back; who asks about another hears that at once."""
+        if self._told is None:
+            return asked
+        kept = {}
+        for certificate, waiting in asked.items():
+            try:
+                self._told.check(certificate, found.get(certificate), asked_at)
+            except DatabaseWentBack as error:
+                _tell({certificate: waiting}, {}, error)
+            else:
+                kept[certificate] = waiting
+        return kept
 
 
 def _tell(
