@@ -1,19 +1,22 @@
-"""The rendered Deployments of the dev overlay, run by podman on real PostgreSQL: OCSP and time stamps answer.
+"""The rendered Deployments of the dev overlay, run by podman on real PostgreSQL: OCSP and time stamps answer. So does
+the keyless edge beside a standby, and beside none.
 
 Podman 4.3 plays Deployments and ConfigMaps, not Jobs, and its Secrets come out of it still encoded. So the Job's
 command is run by itself, and the folders of secrets are mounted from here. Everything else is as rendered: image, user,
-read-only root, arguments, configuration, mounts.
+read-only root, arguments, configuration, mounts; but for the ports, which may be taken on this machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import shutil
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,14 +27,16 @@ import yaml
 
 from deploy.manifests import Manifest, containers_of, of_kind, pod_of, render
 from deploy.test_bare_demo import ask_ocsp, ask_tsa
-from lakthan.config import Config, load
+from lakthan.config import Config, DatabaseConfig, KeyURI, PresignConfig, PublisherConfig
 from lakthan.store.pool import open_pool
 from lakthan_cli.demo import pki
 from lakthan_cli.demo.addresses import choose
 from lakthan_cli.demo.registration import register
+from lakthan_ocsp.publisher.__main__ import serve as publish
 from support.image import TAG, Images
 from support.programs import need_root
-from support.replication import Server, make_database, servers
+from support.replication import Server, Servers, make_database, servers
+from support.running import running
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,6 +44,14 @@ _UID = 10001
 _SERVICES = ("ocsp", "tsa", "registry", "publisher")
 _SOCKET = "/run/lakthan/db-ca"  # the folder of the database's socket stands where its CA certificate would
 _PATIENCE_SECONDS = 120
+# Podman's pods share this machine's network, where a demo may have the ports of the manifests; so they are moved.
+_PORTS = {"ocsp": 26960, "tsa": 23161, "registry": 28443, "edge": 26970}
+_ADMIN_PORTS = {"ocsp": 26961, "tsa": 23162, "registry": 28444, "publisher": 26964, "edge": 26971}
+_WITHOUT_ANSWER = (
+    "SELECT EXISTS (SELECT FROM certificate_status s JOIN authority a ON a.id = s.authority_id AND a.name = 'public-ca'"
+    " WHERE NOT EXISTS (SELECT FROM published_answer p WHERE p.authority_id = s.authority_id"
+    " AND p.serial_number = s.serial_number AND p.status_version = s.version AND p.cert_id_hash = 'SHA-1'))"
+)
 _PODMAN_IGNORES = ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle", "ports")
 
 
@@ -59,15 +72,58 @@ async def test_dev_overlay_answers(images: Images, tmp_path: Path) -> None:
             assert await register(pool, demo) > 0
         finally:
             await pool.close()
-        config = _configuration(manifests, tmp_path)
         volumes = _secrets(tmp_path, pair.capital)
-        with _played(images, _for_podman(manifests, volumes), tmp_path):
+        logins = {f"svc_{service}": "lakthan-db-rw" for service in _SERVICES}
+        with _played(images, _for_podman(manifests, volumes, logins), tmp_path / "pods.yaml"):
             for name in _SERVICES:
-                _until_ready(getattr(config, name).admin_port, images)
-            assert config.ocsp is not None
-            assert config.tsa is not None
-            ask_ocsp(tmp_path / "demo" / "pki", f"http://127.0.0.1:{config.ocsp.port}")
-            ask_tsa(tmp_path / "demo" / "pki", f"http://127.0.0.1:{config.tsa.port}", tmp_path)
+                _until_ready(_ADMIN_PORTS[name], images)
+            ask_ocsp(tmp_path / "demo" / "pki", f"http://127.0.0.1:{_PORTS['ocsp']}")
+            ask_tsa(tmp_path / "demo" / "pki", f"http://127.0.0.1:{_PORTS['tsa']}", tmp_path)
+            await _edge_answers(images, pair, tmp_path)
+
+
+async def _edge_answers(images: Images, pair: Servers, folder: Path) -> None:
+    """The keyless edge beside a standby of that database: openssl accepts what was signed ahead, and still does when
+    the line is cut, the standby is gone and the container has been started anew.
+    """
+    demo = folder / "demo"
+    await _sign_ahead(pair, demo)
+    await pair.follow_physically()
+    warm = folder / "warm"
+    warm.mkdir()
+    os.chown(warm, _UID, _UID)
+    manifests = render("overlays/edge")
+    (deployment,) = of_kind(manifests, "Deployment")
+    (password,) = (folder / "secrets" / "db-ocsp").iterdir()
+    volumes = {"db-ca": pair.edge.folder, "db-edge": password.parent}
+    for each in pod_of(deployment)["volumes"]:
+        if each["name"] == "warm":
+            del each["emptyDir"]
+            each["hostPath"] = {"path": str(warm), "type": "Directory"}
+    for container in containers_of(deployment):
+        container["image"] = TAG
+    text = _for_podman(manifests, volumes, {"svc_ocsp": "lakthan-copy"})
+    url = f"http://127.0.0.1:{_PORTS['edge']}"
+    with _played(images, text, folder / "edge.yaml"):
+        _until_ready(_ADMIN_PORTS["edge"], images)
+        ask_ocsp(demo / "pki", url)
+        _until((warm / "answers").exists)
+    pair.line.cut()
+    pair.edge.stop(at_once=True)
+    with _played(images, text, folder / "edge.yaml"):
+        _until_ready(_ADMIN_PORTS["edge"], images)
+        ask_ocsp(demo / "pki", url)
+
+
+async def _sign_ahead(pair: Servers, demo: Path) -> None:
+    """Have every answer of the demo's public CA signed once; the heartbeat goes on in the publisher's pod."""
+    key = KeyURI("file:public-ca.key", demo / "secrets/ocsp")
+    signing = PresignConfig("public-ca", demo / "pki/ocsp/public-ca.pem", key)
+    config = Config(publisher=PublisherConfig([signing], DatabaseConfig(pair.capital.url()), admin_port=0))
+    async with running(publish, config):
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while await pair.capital.fetchval(_WITHOUT_ANSWER):  # noqa: ASYNC110 - the database says when
+                await asyncio.sleep(0.1)
 
 
 def _migrate(images: Images, manifests: list[Manifest], server: Server) -> None:
@@ -98,12 +154,6 @@ def _logins() -> list[str]:
     return [
         f"CREATE ROLE {each['name']} LOGIN IN ROLE {', '.join(each['inRoles'])}" for each in roles if "inRoles" in each
     ]
-
-
-def _configuration(manifests: list[Manifest], folder: Path) -> Config:
-    file = folder / "lakthan.toml"
-    file.write_text(_config_map(manifests)["data"]["lakthan.toml"])
-    return load(file, {})
 
 
 def _config_map(manifests: list[Manifest]) -> Manifest:
@@ -142,14 +192,14 @@ def _secrets(folder: Path, server: Server) -> dict[str, Path]:
     return volumes
 
 
-def _for_podman(manifests: list[Manifest], volumes: dict[str, Path]) -> str:
-    """What podman can play, with what differs here."""
+def _for_podman(manifests: list[Manifest], volumes: dict[str, Path], logins: dict[str, str]) -> str:
+    """What podman can play, with what differs here. `logins`: where each is looked for in the cluster."""
     config = _config_map(manifests)
     text = config["data"]["lakthan.toml"]
-    for service in _SERVICES:
-        before = f"postgresql://svc_{service}@lakthan-db-rw/lakthan"
-        assert before in text
-        text = text.replace(before, f"postgresql://svc_{service}@/lakthan?host={_SOCKET}&sslmode=disable")
+    for login, host in logins.items():
+        before = re.compile(rf"postgresql://{login}@{host}/lakthan[^\"]*")
+        assert before.search(text)
+        text = before.sub(f"postgresql://{login}@/lakthan?host={_SOCKET}&sslmode=disable", text)
     config["data"]["lakthan.toml"] = text
     played: list[Manifest] = [config]
     for deployment in of_kind(manifests, "Deployment"):
@@ -157,6 +207,7 @@ def _for_podman(manifests: list[Manifest], volumes: dict[str, Path]) -> str:
             assert container["image"] == TAG
             for field in _PODMAN_IGNORES:
                 container.pop(field, None)
+            container["env"] = [*container.get("env", ()), *_moved(container["name"])]
         for volume in pod_of(deployment)["volumes"]:
             if "secret" in volume:
                 path = volumes[volume.pop("secret")["secretName"]]
@@ -167,9 +218,16 @@ def _for_podman(manifests: list[Manifest], volumes: dict[str, Path]) -> str:
     return yaml.safe_dump_all(played)
 
 
+def _moved(name: str) -> list[dict[str, str]]:
+    """The environment that moves a service's ports."""
+    service = name.removeprefix("ocsp-")
+    table = "OCSP" if service == "edge" else service.upper()
+    moved = {"ADMIN_PORT": _ADMIN_PORTS[service]} | ({"PORT": _PORTS[service]} if service in _PORTS else {})
+    return [{"name": f"LAKTHAN_{table}__{key}", "value": str(port)} for key, port in moved.items()]
+
+
 @contextmanager
-def _played(images: Images, text: str, folder: Path) -> Iterator[None]:
-    file = folder / "pods.yaml"
+def _played(images: Images, text: str, file: Path) -> Iterator[None]:
     file.write_text(text)
     run: dict[str, Any] = {"env": images.environ, "capture_output": True, "text": True}
     done = subprocess.run(images.podman("play", "kube", "--network=host", str(file)), check=False, **run)
@@ -179,6 +237,13 @@ def _played(images: Images, text: str, folder: Path) -> Iterator[None]:
     finally:
         down = subprocess.run(images.podman("play", "kube", "--down", str(file)), check=False, **run)
     assert down.returncode == 0, down.stdout + down.stderr
+
+
+def _until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _until_ready(admin_port: int, images: Images) -> None:

@@ -20,8 +20,10 @@ from lakthan.config import load
 from lakthan.store.kept import AnswerKey
 from lakthan.store.records import Change, ChangeRequest
 from lakthan_ocsp import keeper, keyless, warm_start
-from support.edge import capital, edge, until
-from support.responder import ACTOR
+from service.test_workers import two_workers
+from support.edge import AUTHORITY, capital, edge, until
+from support.responder import ACTOR, OCSPReply, request_for
+from support.running import samples
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +164,63 @@ async def locked(database_url: str) -> AsyncIterator[None]:
             yield
     finally:
         await connection.close()
+
+
+async def test_several_workers(database_url: str, tmp_path: Path) -> None:
+    """Two workers at the edge: both answer and follow the copy, one of them keeps the file, and a revocation is heard
+    by each.
+    """
+    async with capital(database_url, tmp_path) as made:
+        config = tmp_path / "lakthan.toml"
+        config.write_text(
+            f"""
+            [ocsp]
+            port = 0
+            admin_port = 0
+            keyless = true
+            warm_start = "answers"
+            database.url = "{database_url}"
+            [[ocsp.responders]]
+            authority = "{AUTHORITY}"
+            answers = "published"
+            """
+        )
+        certificate = made.certificates[0]
+        async with two_workers("lakthan_ocsp", config) as started:
+
+            async def says() -> str:
+                headers = {"Connection": "close"}  # a connection of its own, so that either worker may have it
+                body = request_for(certificate, made.ca)
+                async with started.session.post(started.url, data=body, headers=headers) as reply:
+                    heard = OCSPReply(reply.status, reply.headers, await reply.read())
+                    return heard.cert_statuses[0] if heard.status == "successful" else heard.status
+
+            async def both(name: str, least: float = 1) -> bool:
+                shown = await samples(started.session, started.admin_url)
+                return all(shown[name % worker] >= least for worker in range(2))
+
+            await until(lambda: both('lakthan_ocsp_copy_state{state="live",worker="%d"}'))
+
+            async def both_answer() -> bool:
+                assert await says() == "good"
+                return await both('lakthan_ocsp_requests_total{method="POST",outcome="successful",worker="%d"}')
+
+            await until(both_answer)
+
+            async def one_keeps() -> bool:
+                name = 'lakthan_ocsp_warm_start_timestamp_seconds{worker="%d"}'
+                shown = await samples(started.session, started.admin_url)
+                keeping = [shown[name % worker] > 0 for worker in range(2)]
+                assert keeping != [True, True], "two write one file"
+                return any(keeping)
+
+            await until(one_keeps)
+            await made.revoke(certificate)
+            await until(lambda: both('lakthan_ocsp_status_changes_total{worker="%d"}'))
+            await made.until_published()
+            heard = [await says() for _ in range(20)]
+            assert "good" not in heard
+            assert heard[-1] == "revoked"
 
 
 def test_keyless_on_the_command_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from lakthan.certificates import CertificateView
 from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig, UnitConfig
@@ -22,12 +23,13 @@ from lakthan.keys.key_list import ListedKey
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.token_admin import TokenAdmin
+from lakthan_cli.__main__ import main
 from lakthan_ocsp.__main__ import serve
 from lakthan_tsa.opening import open_keys as open_keys_of_unit
 from support.database import OpenPool
 from support.pki import Issued, issue, new_ca, new_responder
 from support.programs import need
-from support.responder import ACTOR, request_for
+from support.responder import ACTOR, OCSPReply, request_for
 from support.rollover import Exchange, verify_ocsp, verify_token
 from support.running import running, samples
 from support.softhsm import new_token, tokens_folder
@@ -174,6 +176,33 @@ async def test_from_a_file_into_an_hsm(
             1,
         )
         assert await ocsp.signer() == "hsm"
+
+
+async def test_the_last_key_is_retired(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """`lakthan keys retire --force` takes the only key away: at once nobody answers for the authority any more, with an
+    answer from memory neither; the metrics say so, and the next key that is installed answers without a restart.
+    """
+    ca = new_ca("Public CA")
+    issued = {"only": new_responder(ca), "next": new_responder(ca)}
+    only = put(tmp_path, "only", issued["only"])
+    key_list.write(tmp_path / "keys.toml", [only])
+    (tmp_path / "c.toml").write_text('[ocsp]\nresponders = [{ authority = "public-ca", keys = "keys.toml" }]\n')
+    problem = 'lakthan_ocsp_key_list_problem{authority="public-ca"}'
+    async with responder(database_url, tmp_path, open_as, ca, issued) as ocsp:
+        assert await ocsp.signer() == "only"
+        retire = ["keys", "retire", tmp_path / "keys.toml", only.sha256, "--config", tmp_path / "c.toml"]
+        at_once = [*retire, "--at", "2026-01-01", "--force"]
+        done = await asyncio.to_thread(CliRunner().invoke, main, [str(each) for each in at_once])
+        assert done.exit_code == 0, done.output
+        await ocsp.until_metric(problem, 1)
+        async with ocsp.session.post(ocsp.url, data=ocsp.request) as reply:
+            assert OCSPReply(reply.status, reply.headers, await reply.read()).status == "unauthorized"
+        following = put(tmp_path, "next", issued["next"])
+        key_list.write(tmp_path / "keys.toml", [*key_list.read(tmp_path / "keys.toml"), following])
+        signs = f'authority="public-ca",certificate="{following.sha256[:16]}",state="signing"'
+        said = await ocsp.until_metric(f"lakthan_ocsp_signing_key_state{{{signs}}}", 1)
+        assert said[problem] == 0
+        await ocsp.until_signed_by("next")
 
 
 async def test_a_frozen_key_of_a_list(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:

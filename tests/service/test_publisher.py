@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,15 +12,18 @@ import aiohttp
 import asyncpg
 import pytest
 from asn1crypto import ocsp as asn1_ocsp
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 
 from lakthan.config import Config, KeyURI
 from lakthan.errors import ConfigError, SignerBusy
 from lakthan.keys.software import SoftwareSigner
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.bulk import import_issued
 from lakthan.store.presigned import Presigned as Store
 from lakthan.store.records import CRLReason
+from lakthan_cli.__main__ import main
 from lakthan_ocsp.publisher.__main__ import serve as publish
 from support.database import OpenPool
 from support.pki import issue, new_ca, new_responder
@@ -340,3 +344,48 @@ async def test_an_answer_that_a_change_overtook_is_thrown_away(presigned: Presig
     assert record.version == row["status_version"]
     newer = {each["response"] for each in await presigned.rows(certificate)}
     assert row["response"] not in newer
+
+
+@pytest.mark.parametrize(
+    ("more", "what", "says"),
+    [
+        ("", "publisher: responder of public-ca", "ok"),
+        ('hashes = ["MD5"]', "publisher: settings", "hashes are some of SHA-1"),
+        ('profile = "tls-br"\nvalidity = "P30D"', "publisher: responder of public-ca", "tls-br"),
+        ('[[publisher.responders]]\nauthority = "public-ca"\nkeys = "x.toml"', "publisher: settings", "there twice"),
+        (
+            '[[publisher.responders]]\nauthority = "b"\ncertificate = "publisher.pem"\nkey = "file:publisher.key"',
+            "publisher: responder of b",
+            "the database has no authority of this name",
+        ),
+        (
+            '[[publisher.responders]]\nauthority = "c"\ncertificate = "no.pem"\nkey = "file:publisher.key"',
+            "publisher: responder of c",
+            "cannot be read",
+        ),
+    ],
+)
+async def test_check_config(
+    open_as: OpenPool, database_url: str, tmp_path: Path, *, more: str, what: str, says: str
+) -> None:
+    """`lakthan check-config` finds in `[publisher]` what a start would find, each thing on a line of its own."""
+    ca = new_ca("Public CA")
+    new_responder(ca).write(tmp_path, "publisher")
+    await AuthorityAdmin(await open_as("lakthan_registry")).add_authority(AUTHORITY, [ca.der])
+    file = tmp_path / "lakthan.toml"
+    file.write_text(
+        f"""
+        [publisher.database]
+        url = "{database_url}"
+        [[publisher.responders]]
+        authority = "{AUTHORITY}"
+        certificate = "publisher.pem"
+        key = "file:publisher.key"
+        {more}
+        """
+    )
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["check-config", str(file)])
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in result.output.splitlines() if "  " in line)
+    assert lines["publisher: database"] == "ok", result.output
+    assert says in lines[what], result.output
+    assert result.exit_code == (0 if says == "ok" else 1)
