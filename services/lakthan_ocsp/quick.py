@@ -1,8 +1,9 @@
 """The short way of a request: from the wire's octets to the wire's octets, without task, request object or headers.
 
-Three ways, from short to long. An answer that is remembered is its finished octets. One that needs nothing but a quick
-signature is signed on the spot. For everything else somebody has to wait, in a task, and the connection is told later.
-What is said is `app.Words` in all three; here it is only put into octets, the same that aiohttp would write.
+Four ways, from short to long. Octets that were answered in this second are answered in the same octets. An answer that
+is remembered has the rest of its octets ready. One that needs nothing but a quick signature is signed on the spot. For
+everything else somebody has to wait, in a task, and the connection is told later. What is said is `app.Words` in all of
+them; here it is only put into octets, the same that aiohttp would write.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from lakthan.web.wire import LATER, Connection, Head, is_plain_target
 from lakthan_ocsp import get_request
 from lakthan_ocsp.app import LARGEST_BODY, NEVER_CACHED, Words
 from lakthan_ocsp.syntax import OCSPResponseStatus, RequestError
+from lakthan_ocsp.this_second import Said, ThisSecond
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lakthan_ocsp.app import Reply
     from lakthan_ocsp.cache import Answer, AnswerCache
-    from lakthan_ocsp.metrics import OCSPMetrics
+    from lakthan_ocsp.metrics import OCSPMetrics, Tally
+    from lakthan_ocsp.nonces import Ready, Signed
     from lakthan_ocsp.syntax import OCSPRequest
 
 # The tag of the SEQUENCE that every OCSPRequest is; a target begins with a slash.
@@ -48,68 +51,110 @@ class Short:
     largest_body = LARGEST_BODY
 
     def __init__(
-        self, words: Words, cache: AnswerCache, metrics: OCSPMetrics, *, changes_heard: Callable[[], bool]
+        self,
+        words: Words,
+        cache: AnswerCache,
+        metrics: OCSPMetrics,
+        *,
+        changes_heard: Callable[[], bool],
+        may_recall: Callable[[], bool] | None = None,
     ) -> None:
         self._words = words
         self._service = words.service
+        self._ready_answers = words.service.ready_answers
         self._by_spelling = cache.by_spelling
+        self._this_second = ThisSecond()
+        self._by_request = self._this_second.by_request
         self._metrics = metrics
         self._observe = metrics.request_seconds.observe
+        self._took = metrics.slow.took
         self._changes_heard = changes_heard
+        self._may_recall = may_recall or changes_heard
         self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, head: Head) -> object | None:  # noqa: ARG002 - see `Quick`
         """See `Quick`. A POST is a request wherever it goes to, and whatever it says that it is."""
         return True
 
-    def known_post(self, body: bytes) -> bytes | None:
+    def known(self, request: bytes) -> bytes | None:
         """See `Remembering`."""
         started = perf_counter()
-        answer = self._by_spelling.get(body)
-        if answer is None or body[0] != _SEQUENCE or not self._changes_heard():
+        said = self._by_request.get(request)
+        if said is None:
             return None
-        now = time()
-        if not answer.since <= now < answer.head_until:
+        answer, response, tally = said
+        this_second = self._this_second
+        if not (this_second.begins <= time() < this_second.ends and answer.until and self._may_recall()):
             return None
-        answer.posts.count += 1  # type: ignore[union-attr]
-        response = b"".join((answer.head, date_and_server(now), answer.body))
+        tally.count += 1
+        if tally.count >= tally.sample_at:
+            self._words.sample(tally, answer)
         self._observe(perf_counter() - started)
         return response
 
-    def known_get(self, target: bytes) -> bytes | None:
+    def ready(self, request: bytes) -> bytes | None:
+        """See `Remembering`."""
+        return self._ready(request, perf_counter())
+
+    def known_post(self, body: bytes, request: bytes = b"") -> bytes | None:
+        """See `Remembering`."""
+        started = perf_counter()
+        answer = self._by_spelling.get(body)
+        if answer is None:
+            return self._ready(body, started, request)
+        if body[0] != _SEQUENCE:
+            return None
+        return self._remembered(answer, answer.posts, started, request)
+
+    def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
         """See `Remembering`."""
         started = perf_counter()
         answer = self._by_spelling.get(target)
-        if answer is None or target[0] == _SEQUENCE or not self._changes_heard():
+        if answer is None or target[0] == _SEQUENCE:
+            return None
+        return self._remembered(answer, answer.gets, started, request)
+
+    def _remembered(self, answer: Answer, tally: Tally | None, started: float, request: bytes) -> bytes | None:
+        """An answer whose head is ready; kept under the whole `request`, if there is one."""
+        now = time()
+        if tally is None or not answer.since <= now < answer.head_until or not self._may_recall():
+            return None
+        tally.count += 1
+        if tally.count >= tally.sample_at:
+            self._words.sample(tally, answer)
+        response = b"".join((answer.head, date_and_server(now), answer.body))
+        if request:
+            self._this_second.note(request, Said(answer, response, tally), now)
+        self._observe(perf_counter() - started)
+        return response
+
+    def _ready(self, asked: bytes, started: float, request: bytes = b"") -> bytes | None:
+        """An answer that lacked nothing but the nonce and the signature. `asked`: a body, or a whole request; found by
+        `request` from now on too, if that is given.
+        """
+        ready = self._ready_answers.find(asked)
+        if ready is None or not self._changes_heard():
             return None
         now = time()
-        if not answer.since <= now < answer.head_until:
+        signed = ready.sign(asked, now)
+        if signed is None:
             return None
-        answer.gets.count += 1  # type: ignore[union-attr]
-        response = b"".join((answer.head, date_and_server(now), answer.body))
+        tbs, signature = signed
+        before, between, after = ready.frames.get(len(signature)) or _frame(ready, signed, now)
+        response = b"".join((before, tbs, between, signature, after))
+        self._metrics.nonces += 1
+        tally = ready.terms.tally
+        tally.count += 1
+        if tally.count >= tally.sample_at:
+            self._words.sample(tally)
+        if request:
+            self._ready_answers.note(request, ready)
         self._observe(perf_counter() - started)
         return response
 
     def post(self, _route: object, body: bytes, connection: Connection) -> bytes | None:
         """See `Quick`."""
-        started = perf_counter()
-        response = self._ready(body)
-        if response is None:
-            return self._respond("POST", body, body, connection, started)
-        self._observe(perf_counter() - started)
-        return response
-
-    def _ready(self, body: bytes) -> bytes | None:
-        """An answer that lacked nothing but the nonce and the signature."""
-        if not self._changes_heard():
-            return None
-        now = time()
-        ready = self._service.ready(body, now)
-        if ready is None:
-            return None
-        answer, tally = ready
-        tally.count += 1
-        return b"".join((_NEVER_CACHED_HEAD, b"%d\r\n" % len(answer), date_and_server(now), answer))
+        return self._respond("POST", body, body, connection, perf_counter())
 
     def get(self, target: bytes, connection: Connection) -> bytes | None:
         """See `Quick`."""
@@ -144,7 +189,7 @@ class Short:
         except Exception as error:  # noqa: BLE001 - `refuse` has a word for each, and a log line for a defect
             return _octets(self._words.refuse(method, error))
         response = self._give(method, answer, now)
-        self._observe(perf_counter() - started)
+        self._took(perf_counter() - started, method=method)
         return response
 
     def _told(self, asked: _Asked, answer: Answer | None, error: Exception | None) -> None:
@@ -159,7 +204,7 @@ class Short:
         else:
             self._begin(asked)
             return
-        self._observe(perf_counter() - asked.started)
+        self._took(perf_counter() - asked.started, method=asked.method)
         asked.connection.reply(response)
 
     def _begin(self, asked: _Asked) -> None:
@@ -173,7 +218,7 @@ class Short:
             response = self._give(asked.method, answer, asked.now)
         except Exception as error:  # noqa: BLE001 - as above
             response = _octets(self._words.refuse(asked.method, error))
-        self._observe(perf_counter() - asked.started)
+        self._took(perf_counter() - asked.started, method=asked.method)
         asked.connection.reply(response)
 
     def _give(self, method: str, answer: Answer, now: datetime) -> bytes:
@@ -189,6 +234,16 @@ class Short:
         answer.head_until = answer.governor.same_max_age_until(now, answer.span.renew_at)
         answer.gets = self._metrics.tally("GET", "cache", answer.outcomes, answer.hashes[0])
         answer.posts = self._metrics.tally("POST", "cache", answer.outcomes, answer.hashes[0])
+
+
+def _frame(ready: Ready, signed: Signed, now_seconds: float) -> tuple[bytes, bytes, bytes]:
+    """The frame of signatures of this length: HTTP's head and OCSP's, in the second for which the answer is ready."""
+    tbs_octets, signature_octets = len(signed.tbs), len(signed.signature)
+    before, between, after = ready.template.frame(tbs_octets, signature_octets)
+    length = len(before) + tbs_octets + len(between) + signature_octets + len(after)
+    before = b"".join((_NEVER_CACHED_HEAD, b"%d\r\n" % length, date_and_server(now_seconds), before))
+    frame = ready.frames[signature_octets] = before, between, after
+    return frame
 
 
 def _octets(reply: Reply) -> bytes:

@@ -152,12 +152,17 @@ class ResponderTemplate:
 
     def seal(self, tbs: bytes, signature: bytes) -> bytes:
         """See `Draft.seal`."""
-        bit_string = der.head(der.BIT_STRING, len(signature) + 1) + b"\x00" + signature
-        length = len(tbs) + len(self._after_tbs) + len(bit_string) + len(self._certs)
+        before, between, after = self.frame(len(tbs), len(signature))
+        return b"".join((before, tbs, between, signature, after))
+
+    def frame(self, tbs_octets: int, signature_octets: int) -> tuple[bytes, bytes, bytes]:
+        """What a sealed OCSPResponse has before ResponseData, between it and the signature, and after that."""
+        between = self._after_tbs + der.head(der.BIT_STRING, signature_octets + 1) + b"\x00"
+        length = tbs_octets + len(between) + signature_octets + len(self._certs)
         before = self._before_tbs.get(length)
         if before is None:
             before = self._before_tbs[length] = _response_prefix(length)
-        return before + tbs + self._after_tbs + bit_string + self._certs
+        return before, between, self._certs
 
 
 def _response_prefix(length: int) -> bytes:

@@ -10,7 +10,9 @@ import asyncio
 import base64
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -25,7 +27,7 @@ from lakthan.keys import software
 from lakthan_ocsp import quick
 from support.pki import Issued, issue
 from support.responder import ACTOR, Responder, request_for, running_responder
-from support.wire import first_answer, without_date
+from support.wire import conversation, first_answer, without_date
 
 UNKNOWN_FIELD = b"X-The-Long-Way: please\r\n"
 
@@ -138,7 +140,9 @@ def verify(responder: Responder, body: bytes) -> None:
 async def test_a_ready_answer_is_the_general_one(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For one nonce, the quickest way signs in each second the same octets as the general one."""
+    """For one nonce, the quickest way signs in each second the same octets as the general one, whether a request was
+    recognised by what it asks or by all its octets.
+    """
     signed: list[bytes] = []
     sign = software._raw_sign
 
@@ -153,11 +157,13 @@ async def test_a_ready_answer_is_the_general_one(
 
     monkeypatch.setattr(software, "_raw_sign", watched)
     ready: list[bool] = []
+    by_all_octets: list[bool] = []
     quickest = quick.Short._ready
 
-    def noted(self: quick.Short, body: bytes) -> bytes | None:
-        response = quickest(self, body)
+    def noted(self: quick.Short, asked: bytes, started: float, request: bytes = b"") -> bytes | None:
+        response = quickest(self, asked, started, request)
         ready.append(response is not None)
+        by_all_octets.append(response is not None and asked.startswith(b"POST "))
         return response
 
     monkeypatch.setattr(quick.Short, "_ready", noted)
@@ -165,7 +171,7 @@ async def test_a_ready_answer_is_the_general_one(
         certificate = await responder.issue(issue("good", responder.ca))
         request = post(request_for(certificate, responder.ca, nonce=bytes(16)))
         async with asyncio.timeout(30):
-            while sum(ready) < 50:
+            while sum(ready) < 50 or sum(by_all_octets) < 20:
                 await first_answer(urlsplit(responder.url).port or 0, request)
     assert not all(ready)
     of_second: dict[object, set[bytes]] = {}
@@ -194,6 +200,92 @@ async def test_a_change_ends_what_is_ready(responder: Responder, good: Issued) -
     await responder.writer.revoke(responder.authority_id, good.serial_number, actor=ACTOR)
     await asyncio.gather(*clients)
     assert "good" not in seen[seen.index("revoked") :]
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is answered without the request being read, because the same octets were answered a moment ago."""
+    given: list[bytes] = []
+    known = quick.Short.known
+
+    def noted(self: quick.Short, request: bytes) -> bytes | None:
+        response = known(self, request)
+        if response is not None:
+            given.append(response)
+        return response
+
+    monkeypatch.setattr(quick.Short, "known", noted)
+    return given
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the short way stands, later than all that is signed; the test moves it."""
+    seconds = [float(int(time.time()) + 600)]
+    monkeypatch.setattr(quick, "time", lambda: seconds[0])
+    return seconds
+
+
+@pytest.mark.parametrize("way", [post, get])
+async def test_a_change_ends_what_was_said_this_second(
+    again: list[bytes], clock: list[float], responder: Responder, good: Issued, way: Callable[..., bytes]
+) -> None:
+    """Octets that were just answered with good, again and again, are answered with revoked after the change, although
+    by the clock no time has passed; and then with that, again and again.
+    """
+    assert clock
+    request = way(request_for(good, responder.ca))
+    before = [await ask(responder, request) for _ in range(5)]
+    assert set(before[2:]) == set(again)
+    assert len(again) > 1
+    await responder.writer.revoke(responder.authority_id, good.serial_number, actor=ACTOR)
+    del again[:]
+    async with asyncio.timeout(20):
+        while (changed := await ask(responder, request)) == before[-1]:
+            del again[:]
+    after = [changed, *[await ask(responder, request) for _ in range(4)]]
+    for octets, status in [(before[-1], "good"), *((each, "revoked") for each in after)]:
+        body = octets.partition(b"\r\n\r\n")[2]
+        assert asn1_ocsp.OCSPResponse.load(body).response_data["responses"][0]["cert_status"].name == status
+    assert set(again) == {after[-1]}
+
+
+@pytest.mark.parametrize("way", [post, get])
+async def test_what_was_said_this_second_ends_with_it(
+    again: list[bytes], clock: list[float], responder: Responder, good: Issued, way: Callable[..., bytes]
+) -> None:
+    """Date is never that of an earlier second; a clock that is set back finds nothing of its future."""
+    request = way(request_for(good, responder.ca))
+    dates: list[bytes] = []
+    for step in (0.0, 0.0, 0.0, 0.0, 0.9, 0.5, -0.5, -0.9):
+        clock[0] += step
+        seen = len(again)
+        dates.append((await ask(responder, request)).partition(b"\r\nDate: ")[2].partition(b"\r\n")[0])
+        if step in {0.5, -0.5}:  # over the edge of a second
+            assert len(again) == seen
+    assert len(again) >= 3
+    moments = [parsedate_to_datetime(date.decode()).timestamp() for date in dates[2:]]
+    first = moments[0]
+    assert moments == [first, first, first, first + 1, first, first]
+
+
+async def test_octets_that_only_begin_like_known_ones(
+    again: list[bytes], clock: list[float], responder: Responder, good: Issued
+) -> None:
+    """More or less than the very same octets is read as what it is."""
+    assert clock
+    request = post(request_for(good, responder.ca))
+    known = [await ask(responder, request) for _ in range(4)][-1]
+    count = len(again)
+    assert count
+    assert await ask(responder, request[:-1], request[-1:]) == known
+    assert len(again) == count + 1  # once they are whole
+    other = request.replace(b"Host: a", b"Host: b")
+    assert await ask(responder, other) == known
+    assert len(again) == count + 1
+    twice = await conversation(urlsplit(responder.url).port or 0, request + request)
+    assert settled(twice) == settled(known) * 2
+    assert len(again) == count + 1
 
 
 async def test_many_ask_the_same_at_once(responder: Responder) -> None:

@@ -322,7 +322,7 @@ async def test_one_question_and_goodbye(plain: bytes, monkeypatch: pytest.Monkey
         for _ in range(3):
             assert without_date(await conversation(front.port, only)) == expected
         assert at_the_door == [False, True, True]  # the first one was needed to learn the head
-        assert memory.known == wire_of(front).answered == 3
+        assert memory.known_answers == wire_of(front).answered == 3
         assert without_date(await conversation(front.port, only, plain)) == expected
         assert without_date(await conversation(front.port, only[:30], only[30:])) == expected
         assert without_date(await conversation(front.port, plain + only)).endswith(expected.split(b"\r\n\r\n")[-1])
@@ -455,3 +455,88 @@ async def test_a_client_that_is_gone_when_its_answer_leaves(echo: tuple[Front, E
     assert (await read_answer(reader)).endswith(b"hello")
     for each in (gone_writer, writer):
         each.close()
+
+
+async def test_octets_that_were_answered_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not read again, whichever way they came then, and the answer is the same; nobody else's is."""
+    monkeypatch.setattr("lakthan.web.outgoing._GATHERED_SECONDS", 60.0)
+    memory = Memory()
+    ready = GET.replace(b"/y", b"/ready")
+    async with echoing(memory) as (front, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        for octets, body in [(POST, b"hello"), (GET, b"/y "), (ready, b"/ready ")] * 3:
+            writer.write(octets)
+            assert (await read_answer(reader)).endswith(body)
+        assert (memory.again, wire_of(front).answered, wire_of(front).handed_over) == (6, 9, 0)
+        writer.write(POST + GET)  # neither of the two
+        assert (await read_answer(reader)).endswith(b"hello")
+        assert (await read_answer(reader)).endswith(b"/y ")
+        assert (memory.again, wire_of(front).handed_over) == (6, 1)
+        writer.close()
+
+
+@pytest.mark.parametrize("first", [GET.replace(b"/y", b"/ready"), GET.replace(b"/y", b"/later"), POST])
+async def test_a_known_answer_does_not_overtake(first: bytes) -> None:
+    """An answer of the same connection that has not left yet, or is not there yet, comes first."""
+    memory = Memory()
+    async with echoing(memory) as (front, _):
+        for octets in (first, GET):
+            if b"later" not in octets:
+                await first_answer(front.port, octets)
+        reader, writer, connection = await connected(front)
+        before = memory.again
+        connection.data_received(first)
+        connection.data_received(GET)
+        if memory.waiting:
+            assert memory.again == before
+            memory.reply_to_all()
+        assert not (await read_answer(reader)).endswith(b"/y ")
+        assert (await read_answer(reader)).endswith(b"/y ")
+        assert memory.again > before
+        writer.close()
+
+
+async def test_a_known_answer_is_the_last_one_when_the_service_leaves() -> None:
+    """Also octets that were answered a moment ago get an answer that says that it is the last."""
+    memory = Memory()
+    async with echoing(memory) as (front, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        for _ in range(3):
+            writer.write(GET)
+            await read_answer(reader)
+        assert memory.again == 2
+        wire_of(front).leave()
+        writer.write(GET)
+        assert b"\r\nConnection: close\r\n" in await read_answer(reader)
+        assert await reader.read() == b""
+        assert memory.again == 2
+        writer.close()
+
+
+async def test_a_defect_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory that fails costs nobody an answer."""
+
+    def defect(_self: Memory, _request: bytes) -> bytes | None:
+        raise RuntimeError("a defect made by the test")
+
+    monkeypatch.setattr(Memory, "ready", defect)
+    async with echoing(Memory()) as (front, _):
+        assert (await first_answer(front.port, GET)).endswith(said("GET", "/y", b""))
+        assert wire_of(front).handed_over == 1
+
+
+async def test_slow_answers_do_not_wait_for_each_other(
+    echo: tuple[Front, Echo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has waited long enough for company leaves, although more of the same turn is to come."""
+    front, _ = echo
+    clients = [await connected(front) for _ in range(3)]
+    for seconds, left in [(60.0, 0), (-1.0, 2)]:
+        monkeypatch.setattr("lakthan.web.outgoing._GATHERED_SECONDS", seconds)
+        for _, _, connection in clients[:2]:
+            connection.data_received(GET)
+        assert 2 - len(wire_of(front).outgoing.waiting) == left
+        for reader, _, _ in clients[:2]:
+            assert (await read_answer(reader)).endswith(b"/y ")
+    for _, writer, _ in clients:
+        writer.close()

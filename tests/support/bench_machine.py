@@ -164,6 +164,17 @@ class Children:
             self._started.remove(child)
 
 
+def idle_seconds(cores: Iterable[int]) -> float:
+    """How long these cores have had nothing to do since the machine was started."""
+    wanted = {f"cpu{core}" for core in cores}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            ticks += int(fields[3]) + int(fields[4])  # idle, and idle while something waits for a disk
+    return ticks / _TICKS
+
+
 def run_on(core: int, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a program to its end on one core."""
     return subprocess.run(

@@ -17,6 +17,7 @@ import re
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,14 +164,21 @@ def start_openssl(world: World, children: Children, core: int, kind: str) -> Ser
     return Server(child, port)
 
 
-def raw_signatures(key: Path, seconds: float, core: int) -> tuple[float, float]:
-    """Signatures per second of the library that we use, in a process of its own, and processor seconds for one."""
+def raw_signatures(key: Path, seconds: float, *cores: int) -> tuple[float, float]:
+    """Signatures per second of the library that we use, in a process of its own on each of these cores at the same
+    time, all together; and processor seconds for one.
+    """
     command = [sys.executable, "-m", "support.bench_sign", str(key), str(seconds)]
-    done = run_on(core, command)
-    if done.returncode:
-        raise BenchError(f"the signatures alone could not be measured:\n{done.stderr}")
-    rate, cpu_seconds = done.stdout.split()
-    return float(rate), float(cpu_seconds)
+    with ThreadPoolExecutor() as threads:
+        all_done = list(threads.map(lambda core: run_on(core, command), cores))
+    rates, cpu_seconds = [], []
+    for done in all_done:
+        if done.returncode:
+            raise BenchError(f"the signatures alone could not be measured:\n{done.stderr}")
+        rate, used = done.stdout.split()
+        rates.append(float(rate))
+        cpu_seconds.append(float(used))
+    return sum(rates), sum(cpu_seconds) / len(cpu_seconds)
 
 
 def openssl_speed(kind: str, seconds: float, core: int) -> float:

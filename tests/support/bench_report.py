@@ -26,7 +26,9 @@ How to read it. Every figure is the median of its rounds; ± is half of the dist
 ratios, not the rates. "CPU µs" is the processor time that the server used for one of them, and "by CPU" the ratio of
 these, which a busy neighbour disturbs less, but which sees no waiting. Servers have one core to themselves; wrk and
 PostgreSQL share another. "raw" is the signature alone, in a loop, by the library that we use. "content" and "full" are
-the two values of self_check (decision 0013). A measurement with errors is not used, and is listed."""
+the two values of self_check (decision 0013). "load off" is the rate divided by the part of its cores that the server
+had: all that others used is taken off, what it left idle is not. A measurement with errors is not used, and is
+listed."""
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,15 @@ def _workers(bench: Bench) -> None:
     for workers, cores in ((1, {bench.server_core}), (2, {bench.server_core, bench.load_core})):
         name = f"{workers} worker{'s'[: workers - 1]}, RSA-2048"
         service = bench.ocsp(f"ocsp-{workers}-workers", kind="RSA-2048", workers=workers, cores=cores)
-        bench.rate(name, bench.ocsp_nonce(name, service))
+        bench.rate_of_cores(name, bench.ocsp_nonce(name, service), cores)
+    bench.raw("RSA-2048")
 
 
 def _latency(bench: Bench) -> None:
     _cached(bench)
     _live(bench)
     _tokens(bench)
-    for name in ("cached POST", "live P-256", "token P-256, full"):
+    for name in ("cached POST", "nginx", "live P-256", "token P-256, full"):
         bench.latency(name)
 
 
@@ -163,13 +164,23 @@ ROWS = (
             Claim("never seen, large table", "never seen, small table", 0.8),
         ),
     ),
-    Row("workers", "two workers on two cores", _workers, (Claim("2 workers, RSA-2048", "1 worker, RSA-2048", 1.8),)),
+    Row(
+        "workers",
+        "two workers on two cores",
+        _workers,
+        (
+            Claim("2 workers, RSA-2048", "1 worker, RSA-2048"),
+            Claim("2 workers, RSA-2048, load off", "1 worker, RSA-2048, load off", 1.8),
+            Claim("raw RSA-2048, both cores", "raw RSA-2048"),
+        ),
+    ),
     Row(
         "latency",
         "p99 at half of the maximal rate",
         _latency,
         (
             Claim("p99 of cached POST", None, 2, at_most=True),
+            Claim("p99 of nginx"),
             Claim("p99 of live P-256", None, 10, at_most=True),
             Claim("p99 of token P-256, full", None, 20, at_most=True),
         ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from math import isnan, nan
 
 from support import bench_wrk
-from support.bench_machine import BenchError, Children, Server
+from support.bench_machine import BenchError, Children, Server, idle_seconds
 from support.bench_peers import (
     Judge,
     exchange,
@@ -39,6 +39,13 @@ _CONNECTIONS = 32
 _TOKEN_CONNECTIONS = 128
 _PACED_CONNECTIONS = 256
 _OCSP, _TSP = "application/ocsp-request", "application/timestamp-query"
+
+
+def without_load(requests: int, used_seconds: float, idle_seconds: float, cores: int) -> float:
+    """How many of these requests a server would have answered in a second that had its cores to itself, with the
+    processor time that it used, and as much idling for each request as there was.
+    """
+    return requests / (used_seconds + idle_seconds) * cores
 
 
 @dataclass
@@ -128,6 +135,27 @@ class Bench:
         self.counters.setdefault(name, Counter())
         self.subjects[name] = lambda: self._rate(name, load)
 
+    def rate_of_cores(self, name: str, load: Load, cores: set[int]) -> None:
+        """The same with twice the connections, and let `NAME, load off` be what the rate comes to when everybody else
+        who used the server's cores meanwhile is taken off: the load, PostgreSQL, and strangers. What the server left
+        idle counts as the server's.
+        """
+        load = replace(load, connections=2 * _CONNECTIONS)
+        self.rate(name, load)
+        alone: list[float] = []
+
+        def measure() -> float:
+            alone[:] = [nan]
+            child, counter = load.server.child, self.counters[name]
+            requests, idle, used = counter.requests, idle_seconds(cores), child.cpu_seconds()
+            rate = self._rate(name, load)
+            requests, idle, used = counter.requests - requests, idle_seconds(cores) - idle, child.cpu_seconds() - used
+            alone[:] = [without_load(requests, used, idle, len(cores))]
+            return rate
+
+        self.subjects[name] = measure
+        self.subjects[f"{name}, load off"] = lambda: alone[0]
+
     def _rate(self, name: str, load: Load) -> float:
         before = load.server.child.cpu_seconds()
         seen = bench_wrk.run(load, self.seconds, self.load_core, self.counters[name])
@@ -156,16 +184,19 @@ class Bench:
         self.subjects[name] = measure
 
     def raw(self, kind: str) -> None:
-        """Let `raw KIND` be the signatures alone, and `speed KIND` those of the system's OpenSSL."""
+        """Let `raw KIND` be the signatures alone, `raw KIND, both cores` those of both cores at the same time, and
+        `speed KIND` those of the system's OpenSSL.
+        """
         key = self.world.raw_key(kind)
-        name = f"raw {kind}"
 
-        def measure() -> float:
-            rate, cpu_seconds = raw_signatures(key, self.seconds, self.server_core)
+        def measure(name: str, *cores: int) -> float:
+            rate, cpu_seconds = raw_signatures(key, self.seconds, *cores)
             self.cpu_micros.setdefault(name, []).append(cpu_seconds * 1e6)
             return rate
 
-        self.subjects[name] = measure
+        one, both = f"raw {kind}", f"raw {kind}, both cores"
+        self.subjects[one] = lambda: measure(one, self.server_core)
+        self.subjects[both] = lambda: measure(both, self.server_core, self.load_core)
         self.subjects[f"speed {kind}"] = lambda: openssl_speed(kind, self.seconds, self.server_core)
 
     def latency(self, name: str) -> None:

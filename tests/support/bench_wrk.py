@@ -97,13 +97,15 @@ def http_get(port: int, target: str, *, close: bool = False) -> bytes:
 
 
 class Counter:
-    """Gives every run of a counted script numbers that no other run has."""
+    """Gives every run of a counted script numbers that no other run has. `requests`: how many were answered so far."""
 
     def __init__(self, first: int = 0) -> None:
         self.value = first
+        self.requests = 0
 
     def skip(self, requests: int) -> None:
         """So many have been sent, and some more may be under way."""
+        self.requests += requests
         self.value += requests + 4096
 
 

@@ -75,23 +75,47 @@ class Echo:
 
 
 class Memory(Echo):
-    """The same with a memory that knows every answer (`Remembering`); `known` counts what it gave."""
+    """The same with a memory that knows every answer (`Remembering`); `known_answers` counts what it gave, `again` what
+    of that it gave without the request being read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = 0
+        self.known_answers = 0
+        self.again = 0
+        self._by_request: dict[bytes, bytes] = {}
 
-    def known_post(self, body: bytes) -> bytes | None:
-        """See `Remembering`."""
-        self.known += 1
-        return rendered(said("POST", "/x", body))
+    def known(self, request: bytes) -> bytes | None:
+        """See `Remembering`. What has `ready` in it is for `ready`."""
+        return None if b"ready" in request else self._again(request)
 
-    def known_get(self, target: bytes) -> bytes | None:
+    def ready(self, request: bytes) -> bytes | None:
         """See `Remembering`."""
-        if not is_plain_target(target):
+        return self._again(request)
+
+    def _again(self, request: bytes) -> bytes | None:
+        response = self._by_request.get(request)
+        if response is not None:
+            self.known_answers += 1
+            self.again += 1
+        return response
+
+    def known_post(self, body: bytes, request: bytes = b"") -> bytes | None:
+        """See `Remembering`."""
+        return self._known("POST", "/x", body, request)
+
+    def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
+        """See `Remembering`."""
+        if not is_plain_target(target) or target.startswith((b"/later", b"/decline", b"/defect")):
             return None
-        self.known += 1
-        return rendered(said("GET", target.decode(), b""))
+        return self._known("GET", target.decode(), b"", request)
+
+    def _known(self, method: str, target: str, body: bytes, request: bytes) -> bytes:
+        self.known_answers += 1
+        response = rendered(said(method, target, body))
+        if request:
+            self._by_request[request] = response
+        return response
 
 
 @asynccontextmanager

@@ -41,8 +41,18 @@ class Remembering(Quick, Protocol):
     or `get` is asked.
     """
 
-    def known_post(self, body: bytes) -> bytes | None:
-        """For a POST with this body."""
+    def known(self, request: bytes) -> bytes | None:
+        """For octets that nobody has looked at yet: the response, if they are a whole request that was given to one of
+        the next two a short while ago. It leaves at once.
+        """
 
-    def known_get(self, target: bytes) -> bytes | None:
+    def ready(self, request: bytes) -> bytes | None:
+        """The same for a request that means what such a one meant, and an answer that is made now. It leaves together
+        with others.
+        """
+
+    def known_post(self, body: bytes, request: bytes = b"") -> bytes | None:
+        """For a POST with this body. `request`: all its octets, head and all, where they may be asked for again."""
+
+    def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
         """For a GET of this target."""

@@ -1,16 +1,19 @@
 """The wire: a protocol in front of aiohttp that answers what is known at once, without task or request object.
 
 A complete request of a shape that is fully understood (`wire_heads`) is offered to a service's `Quick`. That gives the
-finished response, or says that it comes later, or declines. Whatever is declined or not understood, at any moment,
-hands the connection with all octets received so far to aiohttp, which keeps it from then on; aiohttp's private state is
-never looked at. So every request gets the same answer either way, and this file can be removed without a trace.
+finished response, or says that it comes later, or declines. The same octets once more need not be understood again:
+a service with a memory is asked for them as they are (`Remembering`). Whatever is declined or not understood, at any
+moment, hands the connection with all octets received so far to aiohttp, which keeps it from then on; aiohttp's private
+state is never looked at. So every request gets the same answer either way, and this file can be removed without a
+trace.
 
 The rules of one connection:
 
 - one request at a time: what comes while its answer is due is held back, and reading stops when that is a lot;
-- answers leave in the order of the requests, those of one turn of the event loop together; a connection changes hands
-  only when no answer is due;
+- answers leave in the order of the requests, those that were made in one turn of the event loop together, those that
+  were only found at once; a connection changes hands only when no answer is due;
 - while the client does not read (`pause_writing`), nothing more of it is read;
+- when the service leaves its place to another, every answer is the last of its connection, and says so (RFC 9112 §9.6);
 - a request that does not become complete within `patience`, and a connection without one for `keep_alive`, are closed
   by a sweep; so are all that are idle when the service stops, the others after their answer.
 
@@ -23,6 +26,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lakthan.telemetry.logs import log
+from lakthan.web.outgoing import Outgoing
 from lakthan.web.quick import LATER, Quick, Remembering
 from lakthan.web.wire_heads import (
     LARGEST_FIELDS,
@@ -48,9 +52,6 @@ _LARGEST_HEAD = LARGEST_FIELDS + LARGEST_TARGET
 _MOST_HELD = 64 * 1024
 _END_OF_GET_LINE = b" HTTP/1.1\r\n"
 _UNKNOWN = (0, None, False)
-# Responses that leave together. A client on the same machine is then woken once for several, which the kernel would
-# otherwise do for each at a tenth of what an answer costs; the first of them waits for the others to be signed.
-_MOST_GATHERED = 8
 # The field that aiohttp would add, at the end of the head as there (RFC 9112 §9.6).
 _LAST = b"\r\nConnection: close\r\n\r\n"
 
@@ -72,6 +73,8 @@ class Wire:
     ) -> None:
         self.quick = quick
         memory = quick if isinstance(quick, Remembering) else None
+        self.known = memory.known if memory is not None else None
+        self.ready = memory.ready if memory is not None else None
         self.known_post = memory.known_post if memory is not None else None
         self.known_get = memory.known_get if memory is not None else None
         self.make_handler = make_handler
@@ -79,6 +82,7 @@ class Wire:
         self.posts: dict[bytes, tuple[int, object, bool]] = {}
         self.gets: dict[bytes, bool] = {}
         self.draining = False
+        self.leaving = False
         self.answered = 0
         self.handed_over = 0
         self.timed_out = 0
@@ -86,7 +90,7 @@ class Wire:
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._drained: asyncio.Future[None] | None = None
-        self._outgoing: list[tuple[asyncio.Transport, bytes]] = []
+        self.outgoing = Outgoing(self._loop)
         self.sweep_time = self._loop.time()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -103,7 +107,7 @@ class Wire:
         if route is None:
             return None
         forget_oldest(self.posts)
-        known = self.posts[head] = (len(head) + read.content_length, route, read.closes)
+        known = self.posts[head] = (len(head) + read.content_length, route, read.closes or self.leaving)
         return known
 
     def learn_get(self, octets: bytes) -> bool | None:
@@ -112,7 +116,7 @@ class Wire:
         if fields is None:
             return None
         forget_oldest(self.gets)
-        last = self.gets[octets] = closes(fields)
+        last = self.gets[octets] = closes(fields) or self.leaving
         return last
 
     def only_request(self, data: bytes) -> bytes | None:
@@ -136,27 +140,20 @@ class Wire:
         self.answered += 1
         return response.replace(b"\r\n\r\n", _LAST, 1)
 
-    def send_soon(self, transport: asyncio.Transport, response: bytes) -> None:
-        """Send a response in this turn of the event loop, together with others."""
-        outgoing = self._outgoing
-        outgoing.append((transport, response))
-        if len(outgoing) == 1:
-            self._loop.call_soon(self.send_now)
-        elif len(outgoing) == _MOST_GATHERED:
-            self.send_now()
-
-    def send_now(self) -> None:
-        """Send what is to be sent soon; a client that has gone meanwhile does not get it."""
-        outgoing, self._outgoing = self._outgoing, []
-        for transport, response in outgoing:
-            if not transport.is_closing():
-                transport.write(response)
+    def leave(self) -> None:
+        """From now on every answer is the last of its connection, and says so; nothing is closed that says nothing."""
+        self.leaving = True
+        self.known = self.ready = None
+        self.posts.clear()
+        self.gets.clear()
+        for connection in self.connections:
+            connection.answer_last()
 
     async def drain(self, timeout_seconds: float) -> None:
         """Close what is idle, and the rest after its answer; return when all are gone or the time is over."""
         self._sweeping.cancel()
         self.draining = True
-        self.send_now()
+        self.outgoing.send_now()
         for connection in list(self.connections):
             connection.close_when_answered()
         if self.connections:
@@ -229,11 +226,21 @@ class Connection(asyncio.Protocol):
         self._since = wire.sweep_time
         wire.answered += 1
         if self._ended:
-            wire.send_now()  # an answer of this connection may be among them
+            wire.outgoing.send_now()  # an answer of this connection may be among them
             self._transport.write(response.replace(b"\r\n\r\n", _LAST, 1))  # type: ignore[union-attr]
             self._transport.close()  # type: ignore[union-attr]
         else:
-            wire.send_soon(self._transport, response)  # type: ignore[arg-type]
+            wire.outgoing.send_soon(self._transport, response)  # type: ignore[arg-type]
+
+    def _write_now(self, response: bytes) -> None:
+        """For a response that took no time to find: nobody gains when it waits, unless others are about to leave."""
+        wire = self._wire
+        self._since = wire.sweep_time
+        wire.answered += 1
+        if wire.outgoing.waiting:  # perhaps an answer of this connection
+            wire.outgoing.send_soon(self._transport, response)  # type: ignore[arg-type]
+        elif not self._transport.is_closing():  # type: ignore[union-attr]
+            self._transport.write(response)  # type: ignore[union-attr]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -254,24 +261,34 @@ class Connection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """Answer the request that `data` is, if it is one."""
+        wire = self._wire
+        known: bytes | None = None
+        response: bytes | None = None
         try:
-            if data.startswith(b"POST "):
-                response = self._post(data)
-            elif data.startswith(b"GET "):
-                response = self._get(data)
-            elif b"POST ".startswith(data) or b"GET ".startswith(data):
-                response = self._hold(data, 0)
-            else:
-                response = None
+            if wire.known is not None and wire.ready is not None:
+                known = wire.known(data)
+                response = known or wire.ready(data)
+            if response is None:
+                response = self._read(data)
         except Exception:  # noqa: BLE001 - a defect of the short way; the long way answers
             log.exception("a defect in the short way of a request")
             response = None
-        if response:
+        if known is not None:
+            self._write_now(known)
+        elif response:
             self._write(response)
         elif response is None:
             self._hand_over(data)
         elif self._held is None:
             self._waiting = True
+
+    def _read(self, data: bytes) -> bytes | None:
+        if data.startswith(b"POST "):
+            return self._post(data)
+        if data.startswith(b"GET "):
+            return self._get(data)
+        begun = b"POST ".startswith(data) or b"GET ".startswith(data)
+        return self._hold(data, 0) if begun else None
 
     def _post(self, data: bytes) -> bytes | None:
         wire = self._wire
@@ -286,7 +303,9 @@ class Connection(asyncio.Protocol):
         if len(data) == needed:
             self._ended = last
             body = data[stop:]
-            return (wire.known_post and wire.known_post(body)) or self._quick.post(route, body, self)
+            known_post = wire.known_post
+            response = known_post(body, b"" if last else data) if known_post is not None else None
+            return response or self._quick.post(route, body, self)
         return self._hold(data, needed) if len(data) < needed else None  # None: pipelining
 
     def _get(self, data: bytes) -> bytes | None:
@@ -300,7 +319,9 @@ class Connection(asyncio.Protocol):
             if last is not None:
                 self._ended = last
                 target = data[4:stop]
-                return (wire.known_get and wire.known_get(target)) or self._quick.get(target, self)
+                known_get = wire.known_get
+                response = known_get(target, b"" if last else data) if known_get is not None else None
+                return response or self._quick.get(target, self)
         return self._hold(data, 0) if data.find(b"\r\n\r\n") < 0 else None
 
     def _hold(self, data: bytes, needed: int) -> bytes | None:
@@ -342,7 +363,7 @@ class Connection(asyncio.Protocol):
 
     def _hand_over(self, data: bytes) -> None:
         wire = self._wire
-        wire.send_now()
+        wire.outgoing.send_now()
         transport = self._transport
         if transport is None:
             return
@@ -381,6 +402,10 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             return False
         return self._since < (begun_before if self._held is not None or self._paused else idle_since)
+
+    def answer_last(self) -> None:
+        """No more requests after the one whose answer is due, if one is."""
+        self._ended = self._ended or self._waiting
 
     def close_when_answered(self) -> None:
         """No more requests."""
