@@ -20,7 +20,8 @@ from lakthan.store.bulk import CRLOutcome, IssuedOutcome, import_issued
 from lakthan.store.changes import ChangeRefused, ChangeWriter, NotYourAuthority
 from lakthan.store.copy_rows import IssuedEntry
 from lakthan.store.crl_scopes import CRLScopes
-from lakthan.store.records import CRLReason, StatusRecord
+from lakthan.store.history import ChangeReader
+from lakthan.store.records import Change, CRLReason, StatusRecord
 from lakthan.store.status import AuthorityReader, StatusReader
 from lakthan_registry.crl_check import CRLRefused
 from lakthan_registry.crl_import import import_crl
@@ -437,6 +438,103 @@ async def test_the_history_of_imports_is_not_written_by_hand(house: House, open_
         with pytest.raises(asyncpg.PostgresError) as refusal:
             await owner.execute(statement)
         assert refusal.value.sqlstate == "LK003"
+
+
+async def _tables_of_imports(pool: asyncpg.Pool) -> list[str]:
+    rows = await pool.fetch("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^bulk_change_'")
+    return [row["relname"] for row in rows]
+
+
+def _many(count: int) -> list[bytes]:
+    """Entries of every reason that a complete CRL may give, of serial numbers of several lengths."""
+    reasons = (None, 0, 1, 2, 3, 4, 5, 6, 9, 10)
+    return [entry(der.integer_content(3 ** (number % 40) * 20_000 + number), reasons[number % 10]) for number in
+            range(count)]  # fmt: skip
+
+
+async def test_the_history_of_a_great_first_crl(house: House, open_as: OpenPool) -> None:
+    """It has a table of its own, and nobody who reads can tell: changes are found by version and by batch, a hold ends
+    and its history goes on, a CA sees its own rows alone, and neither a role nor the owner changes any of them.
+    """
+    entries = _many(12_000)
+    first = await house.take(house.crl(entries, 1))
+    assert (first.entries, first.revoked, first.held) == (12_000, 10_800, 1_200)
+    [table] = await _tables_of_imports(house.pool)
+    owner = await open_as(None)
+    assert await owner.fetchval(f"SELECT count(*) FROM {table}") == 12_000
+    assert await house.pool.fetchval("SELECT max(version) FROM status_change") == first.version
+    [number] = await house.pool.fetch("SELECT number, batch FROM audit_record WHERE change_count = 12000")
+    found = "SELECT count(*) FROM changes_after($1, $2, 100000)"
+    responder = await open_as("lakthan_responder")
+    assert await responder.fetchval(found, house.authority_id, number["number"] - 1) >= 12_000
+    # The next CRL: the first hold is gone, and there is a new entry.
+    second = await house.take(house.crl([*entries[:7], *entries[8:], entry(b"\x09", 1)], 2))
+    assert (second.revoked, second.released, second.unchanged, second.vanished) == (1, 1, 11_999, 0)
+    assert await _tables_of_imports(house.pool) == [table]
+    held = der.integer_content(3**7 * 20_000 + 7)
+    history = await ChangeReader(house.pool).history(house.authority_id, held)
+    assert [each.request.change for each in history] == [Change.HOLD, Change.UNHOLD]
+    assert history[1].previous_version == history[0].version
+
+    other = await open_as("lakthan_publisher")
+    for acting_for, seen in ((house.authority_id, 12_002), (house.authority_id + 1, 0)):
+        async with acting(other, authority_id=acting_for) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM status_change") == seen
+    for role in ("lakthan_publisher", "lakthan_registry", "lakthan_auditor", "lakthan_responder"):
+        pool = await open_as(role)
+        for statement in (f"SELECT actor FROM {table}", f"INSERT INTO {table} SELECT * FROM {table}"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await pool.execute(statement)
+    for statement in (
+        f"UPDATE {table} SET actor = 'x'",
+        f"DELETE FROM {table}",
+        f"TRUNCATE {table}",
+        f"INSERT INTO {table} SELECT * FROM {table}",
+        "UPDATE status_change SET actor = 'x'",
+    ):
+        with pytest.raises(asyncpg.PostgresError) as refusal:
+            await owner.execute(statement)
+        assert refusal.value.sqlstate == "LK003"
+
+
+async def test_a_great_first_crl_that_comes_to_nothing_leaves_nothing(house: House, open_as: OpenPool) -> None:
+    """A dry run, a serial number that is listed twice, a malformed last entry, and a CA with SQL of its own that
+    commits without applying: no table of such an import stays, and the CRL can be imported after all.
+    """
+    entries = _many(11_000)
+    assert (await house.take(house.crl(entries, 1), dry_run=True)).revoked == 9_900
+    for wrong, verdict in ((entries[5], "contradicting_entries"), (entry(b"\x01", 7), "malformed")):
+        with pytest.raises(CRLRefused) as error:
+            await house.take(house.crl([*entries, wrong], 1))
+        assert error.value.verdict.label == verdict
+    publisher = await open_as("lakthan_publisher")
+    copied = [chunk.rows for chunk in crl_rows(read_crl(house.crl(entries, 1)), house.authority_id, int)]
+
+    async def without_applying() -> None:
+        async with acting(publisher, authority_id=house.authority_id) as connection:
+            await connection.execute("SELECT open_bulk($1)", house.authority_id)
+            await bulk._copy(connection, copied, bulk._CRL_COLUMNS)
+            for function in (
+                "plan_crl_part($1, '', now() - interval '1 hour', 'ca')",
+                "plan_crl($1, '', false, now())",
+            ):
+                await connection.execute(f"SELECT {function}", house.authority_id)
+
+    with pytest.raises(asyncpg.PostgresError, match="not applied cannot be committed"):
+        await without_applying()
+    assert await _tables_of_imports(house.pool) == []
+    assert await house.pool.fetchval("SELECT count(*) FROM status_change") == 0
+    assert (await house.take(house.crl(entries, 1))).held == 1_100
+
+
+async def test_two_great_first_crls_at_once(house: House) -> None:
+    """Two CAs import their first CRLs at the same moment: each gets its own table, and both are whole."""
+    ca = new_ca("Other CA")
+    other = House(house.pool, ca, await AuthorityAdmin(house.pool).add_authority("Other CA", [ca.der], actor="me"))
+    entries = _many(10_500)
+    outcomes = await asyncio.gather(house.take(house.crl(entries, 1)), other.take(other.crl(entries, 1)))
+    assert [each.revoked + each.held for each in outcomes] == [10_500, 10_500]
+    assert len(await _tables_of_imports(house.pool)) == 2
 
 
 async def test_only_the_operator_retires_a_scope(house: House, open_as: OpenPool) -> None:

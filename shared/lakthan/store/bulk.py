@@ -180,8 +180,9 @@ class CRLImport:
         return 10 if found is None else int(found)
 
     async def stage(self, rows: Iterable[bytes]) -> None:
-        """Send the entries, part by part: while the database compares one, the next is read. `rows` are as
-        `lakthan.store.copy_rows` describes. Errors of the iterable pass.
+        """Send the entries, part by part: while the database compares one, the next is read. A part is sent at once,
+        because the database would wait for whoever reads in between. `rows` are as `lakthan.store.copy_rows` describes.
+        Errors of the iterable pass.
         """
         under_way: asyncio.Task[None] | None = None
         try:
@@ -191,7 +192,8 @@ class CRLImport:
                     continue
                 if under_way is not None:
                     await under_way
-                under_way = asyncio.create_task(self._stage_part(part))
+                await _copy(self._connection, part, _CRL_COLUMNS)
+                under_way = asyncio.create_task(self._compare_part())
             if under_way is not None:
                 await under_way
         except BaseException:
@@ -200,9 +202,8 @@ class CRLImport:
                 await asyncio.gather(under_way, return_exceptions=True)  # the connection is free again: roll back
             raise
 
-    async def _stage_part(self, rows: list[bytes]) -> None:
+    async def _compare_part(self) -> None:
         facts = self._facts
-        await _copy(self._connection, rows, _CRL_COLUMNS)
         await self._connection.execute(
             "SELECT plan_crl_part($1, $2, $3, $4)",
             facts.authority_id,
@@ -373,17 +374,20 @@ async def _copy(connection: asyncpg.pool.PoolConnectionProxy, rows: Sequence[byt
 
 
 def _parts(rows: Iterable[bytes]) -> Iterator[list[bytes] | None]:
-    """The rows in parts of some megabytes; None after each piece that makes none yet."""
+    """The rows in parts of some megabytes, the first one less so that the database begins soon; None after each piece
+    that makes none yet.
+    """
     part: list[bytes] = []
     octets = 0
+    enough = _PART_OCTETS // 6
     for piece in rows:
         part.append(piece)
         octets += len(piece)
-        if octets < _PART_OCTETS:
+        if octets < enough:
             yield None
             continue
         yield part
-        part, octets = [], 0
+        part, octets, enough = [], 0, _PART_OCTETS
     if part:
         yield part
 
