@@ -2,7 +2,8 @@
 
 - `quick`: the short way, from the wire's octets to octets; `app`: HTTP in, HTTP out; `get_request`: octets out of a GET
   target;
-- `service`: one request's way; `cache`: what may be said again; `nonces`: answers that lack nothing but their nonce;
+- `service`: one request's way; `cache`: what may be said again; `this_second`: what was just said; `nonces`: answers
+  that lack nothing but their nonce;
 - `syntax`: an OCSPRequest out of octets; `usual_request`: the same, quickly, for nearly all;
   `requestors`: whose signed requests are taken;
 - `directory`: which responder may answer; `profiles` and `governor`: by which rules, and how long an answer is worth;

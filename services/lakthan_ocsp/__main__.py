@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 from lakthan.config import Config, OCSPConfig
 from lakthan.errors import ConfigError, StoreUnavailable
 from lakthan.keys.key_ring import open_rings
-from lakthan.store.feed import ChangeFeed
+from lakthan.store.feed import BOUND, ChangeFeed
 from lakthan.store.pool import connect, open_pool
 from lakthan.store.published import PublishedReader
+from lakthan.store.schema import schema_problem
 from lakthan.store.status import AuthorityReader, StatusReader
+from lakthan.store.told import ToldRevoked
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
+from lakthan.web.waiting import wait_until_fine
 from lakthan_ocsp.app import Edge, Words
 from lakthan_ocsp.cache import AnswerCache, Certificate
 from lakthan_ocsp.directory import Directory, PublishedResponder
@@ -28,6 +31,7 @@ from lakthan_ocsp.metrics import OCSPMetrics
 from lakthan_ocsp.opening import open_keys, open_published, signs
 from lakthan_ocsp.published import PublishedAnswers
 from lakthan_ocsp.quick import Short
+from lakthan_ocsp.readiness import Readiness
 from lakthan_ocsp.responders import Responders
 from lakthan_ocsp.service import OCSPService
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 _ROLE = "lakthan_responder"
 _NAME = "lakthan-ocsp"
 _RELOAD_DELAY_SECONDS = 1.0
+_BOUND_SECONDS = BOUND.total_seconds()
 _WATCH_SECONDS = 3600.0
 
 
@@ -70,20 +75,39 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             application_name=_NAME,
         )
         stack.push_async_callback(pool.close)
+        if settings.outage_bound < timedelta(0):
+            raise ConfigError("outage_bound is negative: zero means that nothing is answered without the database")
+        await wait_until_fine(
+            "schema",
+            partial(schema_problem, pool),
+            registry=metrics.registry,
+            host=settings.admin_host,
+            port=settings.admin_port,
+        )
         process = _Process(settings, AuthorityReader(pool), responders, published, metrics)
-        answers = PublishedAnswers(PublishedReader(pool), metrics)
+        answers = PublishedAnswers(PublishedReader(pool, process.told), metrics)
+        statuses = StatusReader(pool, process.told)
         service = OCSPService(
             await process.load(),
-            StatusReader(pool),
+            statuses,
             answers,
             process.cache,
             metrics,
             changes_heard=process.changes_heard,
+            may_recall=process.may_recall,
+            authorities_known=process.authorities_known,
+        )
+        readiness = Readiness(
+            changes_heard=process.changes_heard,
+            may_recall=process.may_recall,
+            remembered=process.cache.__len__,
+            try_store=lambda: statuses.find(0, b"\0"),
         )
         for authority, problem in service.directory.problems.items():
             if problem:
                 log.error("no answers for an authority", authority=authority, problem=problem)
         run_alongside(stack, process.feed.run())
+        run_alongside(stack, readiness.watch())
         metrics.watch_keys(responders)
         run_alongside(stack, _watch_certificates(responders.rings, metrics))
         for ring in responders.rings:
@@ -91,13 +115,13 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         run_alongside(stack, answers.watch([each.authority for each in published], process.many_changed))
         run_alongside(stack, process.keep_directory(service))
         words = Words(service, metrics)
-        quick = Short(words, process.cache, metrics, changes_heard=process.changes_heard)
+        quick = Short(words, process.cache, metrics, changes_heard=process.changes_heard, may_recall=process.may_recall)
         front = await Front.open(Edge(words, metrics), settings.host, settings.port, quick=quick)
         if front.wire is not None:
             metrics.watch_wire(front.wire)
         stack.push_async_callback(front.close)
         admin = await open_admin(
-            admin_application(metrics.registry, lambda: process.checks(service)),
+            admin_application(metrics.registry, lambda: {**readiness.checks(), **_problems(service)}),
             settings.admin_host,
             settings.admin_port,
         )
@@ -125,7 +149,10 @@ class _Process:
         self._metrics = metrics
         self._reload = asyncio.Event()
         self._stale = False
+        self._known_until = 0.0  # of CLOCK_BOOTTIME: the authorities were read no longer ago than the bound
+        self._outage_seconds = settings.outage_bound.total_seconds()
         self.cache = AnswerCache(settings.cached_answers, settings.cache_megabytes << 20)
+        self.told = ToldRevoked()
         password = settings.database.password()
 
         async def connect_feed() -> asyncpg.Connection:
@@ -142,16 +169,27 @@ class _Process:
         metrics.cached_answers.set_function(lambda: len(self.cache))
         metrics.cache_octets.set_function(lambda: self.cache.octets)
         metrics.feed_trusted.set_function(lambda: self.feed.trusted)
+        metrics.contradicted.set_function(lambda: len(self.told.contradicted))
 
     def changes_heard(self) -> bool:
         """True while every change is heard, and what was heard of the authorities has been taken in."""
         return clock_gettime(CLOCK_BOOTTIME) < self.feed.trusted_until and not self._stale
 
+    def may_recall(self) -> bool:
+        """True while answers that were remembered may be given: changes are heard, or were until a short while ago."""
+        now, feed = clock_gettime(CLOCK_BOOTTIME), self.feed
+        return (now < feed.trusted_until or now < feed.proven + self._outage_seconds) and not self._stale
+
+    def authorities_known(self) -> bool:
+        """True while what was read of the authorities may be answered by, although no change of them is heard."""
+        return clock_gettime(CLOCK_BOOTTIME) < self._known_until
+
     async def load(self) -> Directory:
         """Who answers for whom, as the store says now."""
+        asked = clock_gettime(CLOCK_BOOTTIME)
         records = await self._authorities.load()
         directory = self._directory(records)
-        self._records = records
+        self._records, self._known_until = records, asked + _BOUND_SECONDS
         return directory
 
     async def keys_changed(self, service: OCSPService) -> None:
@@ -163,17 +201,26 @@ class _Process:
         return Directory(records, self._responders.speaking(records, datetime.now(UTC)), self._published)
 
     async def keep_directory(self, service: OCSPService) -> None:
-        """Replace the directory whenever the authorities have changed, or may have."""
+        """Replace the directory whenever the authorities have changed, or may have: every second while no changes are
+        heard, because then nobody says that a CA was revoked.
+        """
         while True:
-            await self._reload.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RELOAD_DELAY_SECONDS):
+                    await self._reload.wait()
+            told, before = self._reload.is_set(), self._records
+            if not told and self.changes_heard():
+                continue
             self._reload.clear()
             try:
-                service.directory = await self.load()
+                directory = await self.load()
             except (StoreUnavailable, ConfigError) as error:
                 log.warning("the authorities cannot be read again yet", problem=str(error))
                 await asyncio.sleep(_RELOAD_DELAY_SECONDS)
                 self._reload.set()
-            else:
+                continue
+            if told or self._records != before:
+                service.directory = directory
                 self._stale = self._reload.is_set()
                 self.cache.drop_all()
                 if not self._stale:
@@ -181,14 +228,8 @@ class _Process:
                 self._metrics.authorities_read.inc()
                 log.info("authorities read", problems=service.directory.problems)
 
-    def checks(self, service: OCSPService) -> dict[str, str]:
-        """For /readyz."""
-        return {
-            "change feed": "" if self.changes_heard() else "changes may be missed; answering from the store only",
-            **{f"responder {name}": problem for name, problem in service.directory.problems.items()},
-        }
-
     def _changed(self, record: StatusRecord, changed_at: datetime | None) -> None:
+        self.told.hear(record)
         self.cache.drop(Certificate(record.authority_id, record.serial_number))
         self._metrics.status_changes.inc()
         self._metrics.served(changed_at)
@@ -210,11 +251,19 @@ class _Process:
         log.info("changes are heard as they happen")
 
     def _lost(self, error: Exception) -> None:
-        self.cache.drop_all()
+        # A change that was heard and not understood is no outage: of what is remembered something is wrong.
+        if self._outage_seconds and isinstance(error, StoreUnavailable):
+            self.cache.keep_answers_only()
+        else:
+            self.cache.drop_all()
         self._metrics.feed_losses.inc()
         log.warning(
             "changes may be missed: every answer comes from the store until they are heard again", problem=str(error)
         )
+
+
+def _problems(service: OCSPService) -> dict[str, str]:
+    return {f"responder {name}": problem for name, problem in service.directory.problems.items()}
 
 
 async def _watch_certificates(rings: Sequence[KeyRing[Responder]], metrics: OCSPMetrics) -> None:

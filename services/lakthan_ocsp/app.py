@@ -21,16 +21,17 @@ from aiohttp import web
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable
 from lakthan.telemetry.logs import log
+from lakthan.telemetry.request_log import request_log
 from lakthan.web.front import BodyTooLarge, raw_target, read_body
 from lakthan_ocsp import get_request, governor
 from lakthan_ocsp.responder import refusal
-from lakthan_ocsp.syntax import OCSPResponseStatus, RequestError
+from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lakthan_ocsp.cache import Answer
-    from lakthan_ocsp.metrics import OCSPMetrics
+    from lakthan_ocsp.metrics import OCSPMetrics, Tally
     from lakthan_ocsp.service import OCSPService
 
 LARGEST_BODY = 64 * 1024
@@ -77,9 +78,26 @@ class Words:
 
     def give(self, method: str, answer: Answer, now: datetime) -> Reply:
         """An answer."""
-        self._metrics.answered(method, "cache" if answer.given else answer.source, answer.outcomes, answer.hashes)
+        source = "cache" if answer.given else answer.source
+        self._metrics.answered(method, source, answer.outcomes, answer.hashes)
+        if request_log.due(notable=CertStatusChoice.REVOKED.value in answer.outcomes):
+            self._note(method, source, answer.outcomes, answer)
         answer.given = True
         return _reply(answer, now)
+
+    def sample(self, tally: Tally, answer: Answer | None = None) -> None:
+        """The request that was counted just now, by the short way, gets a line."""
+        tally.sample_at = tally.count + request_log.interval(notable=CertStatusChoice.REVOKED.value in tally.outcomes)
+        self._note(tally.method, tally.source, tally.outcomes, answer)
+
+    def _note(self, method: str, source: str, outcomes: Sequence[str], answer: Answer | None) -> None:
+        asked = answer.certificate if answer is not None else None
+        request_log.note(
+            method=method,
+            outcome=",".join(outcomes),
+            source=source,
+            certificate=asked and f"{asked.authority_id}:{asked.serial_number.hex()}",
+        )
 
     def refuse(self, method: str, error: Exception) -> Reply:
         """The protocol's word for a failure; what went wrong inside is for the log."""
@@ -95,6 +113,7 @@ class Words:
             log.error("a defect: a request was answered with internalError", exc_info=error)
             status = OCSPResponseStatus.INTERNAL_ERROR
         self._metrics.requests[method, status].inc()
+        request_log.note(method=method, outcome=status.label, problem=str(error))
         return Reply(NEVER_CACHED, _REFUSALS[status])
 
 
@@ -140,7 +159,7 @@ class Edge:
     async def _respond(self, method: str, encoded: bytes, spelling: bytes, condition: str = "") -> web.Response:
         started = perf_counter()
         reply = await self._words.reply(method, encoded, spelling, datetime.now(UTC))
-        self._metrics.request_seconds.observe(perf_counter() - started)
+        self._metrics.slow.took(perf_counter() - started, method=method)
         if reply.etag and reply.etag in condition:
             self._metrics.not_modified.inc()
             return web.Response(status=304, headers=reply.headers)

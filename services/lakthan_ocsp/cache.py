@@ -3,7 +3,8 @@ changed.
 
 The database is the authority and this is only a memory of what it said. Three rules keep a stale *good* out:
 
-- a change of a certificate's status drops everything about it, in the tick in which the notification arrives;
+- a change of a certificate's status drops everything about it, in the tick in which the notification arrives, or
+  somebody reads it in the store before: who has heard *revoked* does not hear *good* again;
 - when notifications may have been missed, everything is dropped (whoever asks does not ask while they are missing);
 - what was read before a change and finished after it is neither remembered nor given: whoever computes an answer takes
   a `Mark` first and asks `unchanged_since` last.
@@ -184,19 +185,26 @@ class AnswerCache:
                 self._forget(answer)
 
     def remember(self, certificate: Certificate, status: StatusRecord) -> None:
-        """Remember what the store said of a certificate."""
+        """Remember what the store said of a certificate, which nothing overtook.
+
+        When that is not what is remembered the store was quicker than its notification, and this is the change.
+        """
         if not self._capacity:
             return
         there = self._statuses.get(certificate)
-        if there is not None:
-            if there.status == status:
-                return
-            # Somebody may hold on to it, and `drop` ends only what is remembered.
-            there.current = False
+        if there is not None and there.status == status:
+            return
+        if there is not None or certificate in self._of_certificate:
+            self.drop(certificate)
         if len(self._statuses) >= self._most_statuses:
             for oldest in list(islice(self._statuses, self._most_statuses // 8 + 1)):
                 self._statuses.pop(oldest).current = False
         self._statuses[certificate] = Standing(status)
+
+    def overtaken(self, certificate: Certificate, status: StatusRecord | None) -> bool:
+        """True when somebody who read this certificate later was done earlier, and something newer is remembered."""
+        there = self._statuses.get(certificate)
+        return there is not None and (status is None or there.status.version > status.version)
 
     def standing(self, certificate: Certificate) -> Standing | None:
         """What the store said; None when that is not remembered. That there is no record never is."""
@@ -226,14 +234,20 @@ class AnswerCache:
         for answer in list(self._of_certificate.get(certificate, ())):
             self._forget(answer)
 
-    def drop_all(self) -> None:
-        """Notifications may have been missed: know nothing."""
+    def keep_answers_only(self) -> None:
+        """Notifications may have been missed: no status is known any more. Answers that were signed before remain; they
+        say themselves of when they are.
+        """
         self._number += 1
         self._all_changed = self._number
         self._changed.clear()
         for standing in self._statuses.values():
             standing.current = False
         self._statuses.clear()
+
+    def drop_all(self) -> None:
+        """Notifications may have been missed: know nothing."""
+        self.keep_answers_only()
         for answer in self._by_question.values():
             answer.until = answer.head_until = 0.0
         self._octets = 0

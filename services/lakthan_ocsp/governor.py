@@ -148,7 +148,7 @@ class Governor(MaxAge):
         if span is None:
             span = self._spans[which, crl] = self._span(now, crl, which)
         if self.profile.within_certificate and not self._final:
-            end = min(_ends_after(span.this_update, records), default=span.next_update)
+            end = min(_ends_after(span.produced_at, records), default=span.next_update)
             if end < span.next_update:
                 return Span(span.produced_at, span.this_update, end, min(span.renew_at, end))
         return span

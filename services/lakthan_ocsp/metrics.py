@@ -7,6 +7,7 @@ an increment of three counters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from lakthan.algorithms import HashAlgorithm
 from lakthan.keys.metrics import KeyMetrics
 from lakthan.keys.ring_metrics import RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
+from lakthan.telemetry.request_log import request_log
+from lakthan.telemetry.slow import Slow
 from lakthan_ocsp import directory, responder
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _REQUEST_SECONDS = (0.000005, 0.00001, 0.000025, *_SECONDS)
+_SLOW_SECONDS = 0.1  # from here on a request is logged; the alert OCSPSlow has the same bound
 _SERVED_SECONDS = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
@@ -46,6 +50,7 @@ class Tally:
     outcomes: tuple[str, ...]
     hash: HashAlgorithm | None
     count: int = 0
+    sample_at: float = math.inf  # a count at which a request gets a line in the log
 
 
 class OCSPMetrics:
@@ -152,6 +157,7 @@ class OCSPMetrics:
             buckets=_REQUEST_SECONDS,
             registry=self.registry,
         ).labels()
+        self.slow = Slow(self.request_seconds, _SLOW_SECONDS)
         self.lookup_seconds = PlainHistogram(
             "lakthan_ocsp_lookup_seconds",
             "Time to read the status of a request's certificates from the store.",
@@ -185,6 +191,11 @@ class OCSPMetrics:
         )
         self.feed_losses = Counter(
             "lakthan_ocsp_feed_losses", "Times that the notifications were lost.", registry=self.registry
+        )
+        self.contradicted = Gauge(
+            "lakthan_ocsp_contradicted_certificates",
+            "Certificates that were revoked, and that a database which went back has as not revoked.",
+            registry=self.registry,
         )
         self.responder_not_after = Gauge(
             "lakthan_ocsp_responder_not_after_timestamp_seconds",
@@ -224,6 +235,7 @@ class OCSPMetrics:
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = Tally(*key)
+            tally.sample_at = request_log.interval(notable=CertStatusChoice.REVOKED.value in outcomes)
         return tally
 
     def answered(
@@ -245,6 +257,7 @@ class OCSPMetrics:
                 counter.inc(count)
         for tally in self._tallies.values():
             count, tally.count = tally.count, 0
+            tally.sample_at -= count
             if count:
                 self._count(count, tally.method, tally.source, tally.outcomes, (tally.hash,))
 

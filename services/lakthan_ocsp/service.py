@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from lakthan.store.records import StatusRecord
     from lakthan.store.status import StatusReader
+    from lakthan_ocsp.cache import Mark
     from lakthan_ocsp.directory import Entitled
-    from lakthan_ocsp.metrics import OCSPMetrics, Tally
+    from lakthan_ocsp.metrics import OCSPMetrics
     from lakthan_ocsp.published import PublishedAnswers
     from lakthan_ocsp.responder import Draft, Issuer
     from lakthan_ocsp.statuses import Said
@@ -48,7 +49,9 @@ class OCSPService:
     """One process's responder.
 
     `directory` is replaced whole when the authorities change. `changes_heard` says whether changes reach this process
-    as they happen; while they do not, every answer comes from the store.
+    as they happen; while they do not, every answer comes from the store. `may_recall` (None: the same) says whether
+    answers of before may still be given; nothing is signed from memory then, and nothing more remembered.
+    `authorities_known` says whether the `directory` is young enough to answer by while changes are not heard.
 
     A `spelling` is what a client sent, a POST's body or a GET's target: what an answer is found again by.
     """
@@ -62,6 +65,8 @@ class OCSPService:
         metrics: OCSPMetrics,
         *,
         changes_heard: Callable[[], bool],
+        authorities_known: Callable[[], bool],
+        may_recall: Callable[[], bool] | None = None,
     ) -> None:
         self.directory = directory
         self._statuses = statuses
@@ -69,12 +74,14 @@ class OCSPService:
         self._cache = cache
         self._metrics = metrics
         self._changes_heard = changes_heard
-        self._ready = ReadyAnswers()
+        self._authorities_known = authorities_known
+        self._may_recall = may_recall or changes_heard
+        self.ready_answers = ReadyAnswers()
         self._under_way: dict[Question, asyncio.Future[Answer]] = {}
 
     def cached(self, spelling: bytes, now: datetime) -> Answer | None:
         """An answer that was given before, if it may be given again."""
-        return self._cache.get(spelling, now) if self._changes_heard() else None
+        return self._cache.get(spelling, now) if self._may_recall() else None
 
     def read(self, encoded: bytes) -> OCSPRequest:
         """The request in these octets. Raises `RequestError`."""
@@ -94,11 +101,14 @@ class OCSPService:
 
         Raises what `answer` raises.
         """
-        if not self._changes_heard():
+        heard = self._changes_heard()
+        if not heard and not self._may_recall():
             return None
         entitled = self._entitled(request, now)
         question = _question(request, entitled)
         answer = self._cache.find(question, now) if question is not None else None
+        if not heard:
+            return answer
         if answer is None:
             if isinstance(entitled, Published):
                 return None
@@ -111,7 +121,11 @@ class OCSPService:
             self._seal(answer, draft, entitled, sign(draft.tbs), started)
             if question is not None:
                 self._keep(question, entitled, request, answer)
-            elif request.nonce is not None and answer.for_one_client and self._ready.twice(spelling, request.nonce):
+            elif (
+                request.nonce is not None
+                and answer.for_one_client
+                and self.ready_answers.twice(spelling, request.nonce)
+            ):
                 self._make_ready(request, spelling, entitled, answer, draft)
         if question is not None and request.nonce is None:
             self._cache.spell(answer, spelling)
@@ -135,7 +149,7 @@ class OCSPService:
         def looked_up(status: StatusRecord | None, error: Exception | None) -> None:
             self._metrics.lookup_seconds.observe(perf_counter() - started)
             answer = None
-            if error is None and self._cache.unchanged_since(mark, (certificate,)) and self._changes_heard():
+            if error is None and self._still_so(mark, (certificate,), (status,)) and self._changes_heard():
                 if status is not None:
                     self._cache.remember(certificate, status)
                 try:
@@ -160,6 +174,8 @@ class OCSPService:
         # than what the memory would give.
         under_way = self._under_way.get(question)
         answer = await (self._lead(question, request, now) if under_way is None else asyncio.shield(under_way))
+        if answer.span.next_update <= now:  # it was begun for somebody else, and has ended meanwhile
+            return await self._current_answer(request, now)
         if request.nonce is None:  # whoever sends one never spells a question the same way again
             self._cache.spell(answer, spelling)
         return answer
@@ -191,13 +207,6 @@ class OCSPService:
             entitled.responder.requestors.check(request.signature, now)
         return entitled
 
-    def ready(self, encoded: bytes, now_seconds: float) -> tuple[bytes, Tally] | None:
-        """A signed answer for a request like one before but for its nonce, and where it is counted; if one is ready."""
-        answer = self._ready.answer(encoded, now_seconds)
-        if answer is not None:
-            self._metrics.nonces += 1
-        return answer
-
     def _make_ready(
         self, request: OCSPRequest, spelling: bytes, entitled: Entitled, answer: Answer, draft: Draft
     ) -> None:
@@ -208,7 +217,7 @@ class OCSPService:
             tally = self._metrics.tally("POST", "signed", answer.outcomes, answer.hashes[0])
             sign_seconds = self._metrics.sign_seconds.labels(entitled.responder.authority)
             second = int(answer.span.produced_at.timestamp())
-            self._ready.put(spelling, request.nonce, draft, Terms(second, standing, sign, sign_seconds, tally))
+            self.ready_answers.put(spelling, request.nonce, draft, Terms(second, standing, sign, sign_seconds, tally))
 
     def _remembered(self, request: OCSPRequest, entitled: Entitled) -> list[StatusRecord | None] | None:
         """The statuses of all certificates asked about; None when one is not remembered."""
@@ -230,6 +239,8 @@ class OCSPService:
         """An answer that no change overtook while it was made, neither of a certificate nor of its authority."""
         for _ in range(_ATTEMPTS):
             mark = self._cache.mark()
+            if not self._changes_heard() and not self._authorities_known():
+                raise StoreUnavailable("changes are not heard, and the authorities could not be read again")
             entitled = self._entitled(request, now)
             authority_id = entitled.issuer.authority.id
             certificates = [Certificate(authority_id, cert_id.serial_number) for cert_id in request.cert_ids]
@@ -237,12 +248,12 @@ class OCSPService:
                 answer, statuses = await self._published.find(entitled, request.cert_ids, now), []
             else:
                 statuses = await self._look_up(certificates)
-                if not self._cache.unchanged_since(mark, certificates):
+                if not self._still_so(mark, certificates, statuses):
                     continue  # the key may have been retired meanwhile, and must not sign any more
                 answer, draft = self._draft(request, entitled, statuses, now)
                 started = perf_counter()
                 self._seal(answer, draft, entitled, await entitled.responder.identity.signer.sign(draft.tbs), started)
-            if self._cache.unchanged_since(mark, certificates):
+            if self._still_so(mark, certificates, statuses):
                 if self._changes_heard():
                     for certificate, status in zip(certificates, statuses, strict=False):
                         if status is not None:
@@ -252,6 +263,16 @@ class OCSPService:
                         self._keep(question, entitled, request, answer)
                 return answer
         raise StoreUnavailable("the status changed again and again while it was being answered")
+
+    def _still_so(
+        self, mark: Mark, certificates: Sequence[Certificate], statuses: Sequence[StatusRecord | None]
+    ) -> bool:
+        """True while these statuses, read after `mark`, are the newest that this process has heard of. `statuses`:
+        none where published answers were read instead.
+        """
+        return self._cache.unchanged_since(mark, certificates) and not any(
+            map(self._cache.overtaken, certificates, statuses)
+        )
 
     async def _look_up(self, certificates: list[Certificate]) -> list[StatusRecord | None]:
         started = perf_counter()
@@ -303,6 +324,7 @@ class OCSPService:
             tuple([cert_id.hash_algorithm for cert_id in request.cert_ids]),
             authoritative=_UNKNOWN not in outcomes,
             for_one_client=nonce is not None,
+            certificate=Certificate(entitled.issuer.authority.id, request.cert_ids[0].serial_number),
         )
         return answer, draft
 

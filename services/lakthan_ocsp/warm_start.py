@@ -172,7 +172,7 @@ def _records(file: BinaryIO) -> Iterator[Record | None]:
             return
         try:
             yield _decode(octets) if zlib.crc32(octets) == checksum else None
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             yield None
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.errors import ConfigError
 from lakthan.store.audit import AuditReader
 from lakthan.store.credentials import CredentialReader
 from lakthan.store.pool import connect, open_pool
+from lakthan.store.schema import schema_problem
 from lakthan.store.served import ServedWatch, measure_served
 from lakthan.store.status import AuthorityReader, StatusReader
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import open_admin
 from lakthan.web.process import command, run_alongside
+from lakthan.web.waiting import wait_until_fine
 from lakthan_registry.administration import AdministrationService
 from lakthan_registry.app import Edge
 from lakthan_registry.authorities import Authorities
@@ -54,6 +57,13 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         auditors = await _open(stack, database, "lakthan_auditor", _OVERSEER_CONNECTIONS)
         # Whoever is at the door waits for nobody's long report.
         door = await _open(stack, database, "lakthan_auditor", _OVERSEER_CONNECTIONS)
+        await wait_until_fine(
+            "schema",
+            partial(schema_problem, door),
+            registry=metrics.registry,
+            host=settings.admin_host,
+            port=settings.admin_port,
+        )
         watch = ServedWatch(
             lambda: connect(
                 database.url,

@@ -75,13 +75,13 @@ class Edge:
         return application
 
     def _serve(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        seconds = self._metrics.request_seconds.labels(route.operation)
+        slow = self._metrics.slow(route.operation)
 
         async def serve(http_request: web.Request) -> web.StreamResponse:
             began = time.perf_counter()
             with self._metrics.in_flight.track_inprogress():
                 response = await self._answer(route, http_request)
-            seconds.observe(time.perf_counter() - began)
+            slow.took(time.perf_counter() - began, operation=route.operation, status=response.status)
             return response
 
         return serve
@@ -158,6 +158,7 @@ class Edge:
             return
         if problem.status not in {401, 403} and not (call.route.writes and call.caller is not None):
             return
+        log.warning("a caller was refused", operation=call.route.operation, problem=problem.kind)
         try:
             await self._audit(problem, call.caller, call.route.operation)
         except LakthanError as error:

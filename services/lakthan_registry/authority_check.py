@@ -321,7 +321,7 @@ def _check_issuer(view: CertificateView, issuers: Sequence[CertificateView]) -> 
     if issuer is None:
         yield _error(
             view,
-            f"this authority did not sign it; its issuer is {view.certificate.issuer.rfc4514_string()}",
+            f"this authority did not sign it; its issuer is {view.issuer_name}",
             "give a certificate that the authority issued, or the authority's other certificates as well",
         )
         return

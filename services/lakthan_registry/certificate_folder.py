@@ -73,9 +73,7 @@ class CertificateFolder:
                 continue
             view = CertificateView(certificate, encoded)
             if not any(view.issued_by(issuer) for issuer in self._issuers):
-                raise ValueError(
-                    f"no key of the authority signed it; its issuer is {certificate.issuer.rfc4514_string()}"
-                )
+                raise ValueError(f"no key of the authority signed it; its issuer is {view.issuer_name}")
             serial_number = der.integer_content(certificate.serial_number)
             sha256 = hashlib.sha256(encoded).digest()
             entries.append((serial_number, view.not_after, sha256, None, None, None))

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from lakthan.telemetry.plain import PlainHistogram
+from lakthan.telemetry.slow import Slow
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SLOW_SECONDS = 1.0  # from here on a request is logged; CRLs and `?wait=served` may well take longer
 _SERVED_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
 
 
@@ -26,10 +30,10 @@ class RegistryMetrics:
             ["operation", "code"],
             registry=self.registry,
         )
-        self.request_seconds = Histogram(
+        self._request_seconds = PlainHistogram(
             "lakthan_registry_request_seconds",
             "Time from the head of a request to its answer, waiting for responders included.",
-            ["operation"],
+            label="operation",
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -77,6 +81,10 @@ class RegistryMetrics:
             ["issuer"],
             registry=self.registry,
         )
+
+    def slow(self, operation: str) -> Slow:
+        """Where the time of an operation's requests is counted, and slow ones are noted."""
+        return Slow(self._request_seconds.labels(operation), _SLOW_SECONDS)
 
     def client_crls(self, ends: Mapping[str, datetime]) -> None:
         """The CRLs of the clients' CAs were read."""

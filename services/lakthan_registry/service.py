@@ -22,6 +22,7 @@ from lakthan import der
 from lakthan.store.changes import ChangeRefused, ChangeWriter, IdempotencyConflict, NotYourAuthority, StateForbids
 from lakthan.store.history import ChangeReader
 from lakthan.store.records import Change, Idempotency
+from lakthan.telemetry.logs import log
 from lakthan_registry import ejbca
 from lakthan_registry.crl_check import CRLRefused, Verdict
 from lakthan_registry.crl_import import import_crl
@@ -152,6 +153,7 @@ class PublisherService:
             raise _refused(error, requests, prefix) from error
         for request in requests:
             self._metrics.changes.labels(request.change.label).inc()
+        log.info("changes accepted", operation=call.route.operation, caller=caller.name, last=max(versions, default=0))
         return versions
 
     async def _served(self, call: Call) -> Way | None:

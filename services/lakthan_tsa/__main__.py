@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from lakthan.errors import ConfigError
 from lakthan.keys.key_ring import open_rings
 from lakthan.store.pool import open_pool
+from lakthan.store.schema import schema_problem
 from lakthan.store.tokens import TokenLog
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import Front, open_admin
 from lakthan.web.process import command, run_alongside
+from lakthan.web.waiting import wait_until_fine
 from lakthan_tsa.app import Edge, Gate, Gates, Words
 from lakthan_tsa.clock_opening import open_guard
 from lakthan_tsa.credentials import Credentials
@@ -55,6 +57,13 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             application_name="lakthan-tsa",
         )
         stack.push_async_callback(pool.close)
+        await wait_until_fine(
+            "schema",
+            partial(schema_problem, pool),
+            registry=metrics.registry,
+            host=settings.admin_host,
+            port=settings.admin_port,
+        )
         tokens = TokenLog(pool)
         recorder = Recorder(tokens.append, committed=metrics.committed)
         stack.push_async_callback(recorder.aclose)

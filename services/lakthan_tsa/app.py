@@ -28,6 +28,7 @@ from aiohttp import web
 from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable, TimeNotAvailable
 from lakthan.store.tokens import DuplicateSerial
 from lakthan.telemetry.logs import log
+from lakthan.telemetry.request_log import request_log
 from lakthan.web.front import BodyTooLarge, raw_target, read_body
 from lakthan_tsa.syntax import PKIFailureInfo, Rejection, refusal
 
@@ -81,6 +82,8 @@ class Words:
         except Exception as error:  # noqa: BLE001 - `refuse` has a word for each, and a log line for a defect
             return self.refuse(error)
         self._metrics.granted.count += 1
+        if request_log.due():
+            request_log.note(outcome="granted", profile=profile.name)
         return response
 
     def refuse(self, error: Exception) -> bytes:
@@ -102,6 +105,7 @@ class Words:
         else:
             log.error("a defect: a request was answered with systemFailure", exc_info=error)
         self._metrics.rejected[failure].inc()
+        request_log.note(outcome=failure.label, problem=text)
         return refusal(Rejection(failure, text))
 
 
@@ -174,7 +178,10 @@ class Edge:
             return response
         if is_authenticode(encoded, media_type):
             return self._http_refusal(415, "This looks like the old Authenticode protocol; with signtool use /tr.\n")
-        return web.Response(body=await self._words.reply(encoded, gate.profile), headers=REPLY)
+        started = time.perf_counter()
+        response = web.Response(body=await self._words.reply(encoded, gate.profile), headers=REPLY)
+        self._metrics.slow.took(time.perf_counter() - started, profile=gate.profile.name)
+        return response
 
     def _stop(self, gate: Gate, secret: str, http_request: web.BaseRequest) -> web.Response | None:
         """The refusal of a client that may not come in, or not now; None for everybody else."""
@@ -182,11 +189,15 @@ class Edge:
         if gate.credentials is not None:
             client = gate.credentials.find(http_request.headers.get("Authorization", ""), secret)
             if client is None:
+                log.warning("a client was refused", profile=gate.profile.name, problem="no known secret")
                 response = self._http_refusal(401, "This profile serves known clients: send your secret.\n")
                 response.headers.add("WWW-Authenticate", 'Basic realm="time-stamps", charset="UTF-8"')
                 response.headers.add("WWW-Authenticate", 'Bearer realm="time-stamps"')
                 return response
             if gate.profile.name not in client.profiles:
+                log.warning(
+                    "a client was refused", profile=gate.profile.name, problem="not its profile", client=client.name
+                )
                 return self._http_refusal(403, "You may not use this profile; ask the operator for it.\n")
             who = client.name
         if gate.quota is not None:

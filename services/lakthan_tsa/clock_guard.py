@@ -336,6 +336,7 @@ class ClockGuard:
             state=verdict.state.label,
             problem=verdict.problem or None,
             refusing=self._enforce and not verdict.state.holds,
+            stream="audit",
             **_seconds(offset=verdict.offset_ns, bound=verdict.bound_ns),
         )
         if verdict.state.holds:
@@ -365,12 +366,12 @@ class ClockGuard:
         if not verdict.state.holds and look.monotonic_ns - self._loud_ns >= _LOUD_EVERY_NS:
             self._loud_ns = look.monotonic_ns
             what = "no tokens: the clock cannot back them" if self._enforce else "tokens go out with a doubtful clock"
-            log.warning(what, state=verdict.state.label, problem=verdict.problem)
+            log.warning(what, state=verdict.state.label, problem=verdict.problem, stream="audit")
 
     def _event(self, event: str, look: Look, detail: str, step_ns: int | None = None) -> None:
         verdict = self._verdict
         if step_ns is not None:
-            log.error(event, detail=detail, seconds=step_ns / SECOND_NS)
+            log.error(event, detail=detail, seconds=step_ns / SECOND_NS, stream="audit")
         if self._note is not None:
             offset_ns = verdict.offset_ns if step_ns is None else step_ns
             at = instant_of(look.realtime_ns)

@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[bytes, Client]:
         tables = msgspec.convert(document, dict[str, _ClientConfig])
     except OSError as error:
         raise ConfigError(f"the credentials {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(f"the credentials {path} are not as they must be: {error}") from error
     clients: dict[bytes, Client] = {}
     for name, table in tables.items():

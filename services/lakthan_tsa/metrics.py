@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from lakthan.keys.metrics import KeyMetrics
 from lakthan.keys.ring_metrics import KeyLife, RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
+from lakthan.telemetry.slow import Slow
 from lakthan_tsa.clock.quorum import STANDINGS, NTPQuorum
 from lakthan_tsa.clock_guard import ClockState
 from lakthan_tsa.syntax import PKIFailureInfo
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lakthan_tsa.self_check import SelfCheck
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+_SLOW_SECONDS = 0.5  # from here on a request is logged; the alert TSASlow has the same bound
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -67,6 +69,15 @@ class TSAMetrics:
         )
         self._tokens = Counter(
             "lakthan_tsa_tokens", "Tokens granted, by the unit that stamped them.", ["unit"], registry=self.registry
+        )
+        self.slow = Slow(
+            PlainHistogram(
+                "lakthan_tsa_request_seconds",
+                "Time from a complete request to its answer.",
+                buckets=_SECONDS,
+                registry=self.registry,
+            ).labels(),
+            _SLOW_SECONDS,
         )
         self.sign_seconds = PlainHistogram(
             "lakthan_tsa_sign_seconds",

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lakthan.store.tokens import TSUFrozen
+from lakthan.telemetry.request_log import request_log
 from lakthan.web.response_heads import date_and_server, response_head
 from lakthan.web.wire import LATER, Connection, Head
 from lakthan_tsa.app import LARGEST_BODY, REPLY, is_authenticode, is_something_else, media_type_of, network_of
@@ -45,6 +46,7 @@ class Short:
         self._begin = words.service.begin
         self._gates = gates
         self._granted = metrics.granted
+        self._took = metrics.slow.took
         self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, head: Head) -> object | None:
@@ -59,40 +61,50 @@ class Short:
         """See `Quick`."""
         if not isinstance(route, _Route) or is_authenticode(body, route.media_type):
             return None
+        started = time.perf_counter()
         gate = route.gate
         # Who has to wait is told so by aiohttp's edge; asking costs nothing then.
         if gate.quota is not None and gate.quota.take(network_of(connection.peer), time.monotonic()) > 0:
             return None
         profile = gate.profile
         try:
-            begun = self._begin(body, profile, partial(self._told, connection, body, profile))
+            begun = self._begin(body, profile, partial(self._told, connection, body, profile, started))
         except Exception as error:  # noqa: BLE001 - `refuse` has a word for each, and a log line for a defect
-            return _octets(self._words.refuse(error))
+            refused = _octets(self._words.refuse(error))
+            self._took(time.perf_counter() - started, profile=profile.name)
+            return refused
         if not begun:
-            self._wait(connection, body, profile)
+            self._wait(connection, body, profile, started)
         return LATER
 
     def get(self, target: bytes, connection: Connection) -> bytes | None:  # noqa: ARG002 - see `Quick`
         """See `Quick`. There is nothing to get, and aiohttp's edge says so."""
         return None
 
-    def _told(self, connection: Connection, body: bytes, profile: Profile, response: bytes | Exception) -> None:
+    def _told(
+        self, connection: Connection, body: bytes, profile: Profile, started: float, response: bytes | Exception
+    ) -> None:
         """The commit is done."""
+        if isinstance(response, TSUFrozen):  # perhaps another unit may stamp
+            self._wait(connection, body, profile, started)
+            return
         if isinstance(response, bytes):
             self._granted.count += 1
+            if request_log.due():
+                request_log.note(outcome="granted", profile=profile.name)
             connection.reply(_octets(response))
-        elif isinstance(response, TSUFrozen):  # perhaps another unit may stamp
-            self._wait(connection, body, profile)
         else:
             connection.reply(_octets(self._words.refuse(response)))
+        self._took(time.perf_counter() - started, profile=profile.name)
 
-    def _wait(self, connection: Connection, body: bytes, profile: Profile) -> None:
-        task = asyncio.get_running_loop().create_task(self._later(connection, body, profile))
+    def _wait(self, connection: Connection, body: bytes, profile: Profile, started: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._later(connection, body, profile, started))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _later(self, connection: Connection, body: bytes, profile: Profile) -> None:
+    async def _later(self, connection: Connection, body: bytes, profile: Profile, started: float) -> None:
         connection.reply(_octets(await self._words.reply(body, profile)))
+        self._took(time.perf_counter() - started, profile=profile.name)
 
 
 def _octets(response: bytes) -> bytes:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,16 @@ class Started:
 @asynccontextmanager
 async def two_workers(module: str, config: Path) -> AsyncIterator[Started]:
     """Start a service with two workers as operators do; kill what is left of it at the end."""
-    command = [sys.executable, "-m", module, "--config", str(config), "--workers", "2"]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    async with with_workers(module, config, 2) as started:
+        yield started
+
+
+@asynccontextmanager
+async def with_workers(module: str, config: Path, workers: int, **variables: str) -> AsyncIterator[Started]:
+    """The same with so many workers. `variables`: of its environment."""
+    command = [sys.executable, "-m", module, "--config", str(config), "--workers", str(workers)]
+    environment = {**os.environ, **variables}
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
     log: list[dict[str, object]] = []
     started = asyncio.Event()
 
@@ -119,8 +127,12 @@ async def two_workers(module: str, config: Path) -> AsyncIterator[Started]:
 
 
 @asynccontextmanager
-async def supervised(database_url: str, folder: Path) -> AsyncIterator[Supervisor]:
-    """An authority, and its responder with two workers."""
+async def supervised(
+    database_url: str, folder: Path, workers: int = 2, settings: str = "", variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Supervisor]:
+    """An authority, and its responder with two workers, or as many. `settings`: further tables; `variables`: see
+    `with_workers`.
+    """
     ca = new_ca("Public CA")
     certificate, key = new_responder(ca).write(folder, "responder")
     pool = await open_pool(database_url, role="lakthan_registry", min_size=1, max_size=2, application_name="test")
@@ -136,10 +148,11 @@ async def supervised(database_url: str, folder: Path) -> AsyncIterator[Superviso
         authority = "public-ca"
         certificate = "{certificate.name}"
         key = "file:{key.name}"
+        {settings}
         """
     )
     try:
-        async with two_workers("lakthan_ocsp", config) as started:
+        async with with_workers("lakthan_ocsp", config, workers, **variables or {}) as started:
             yield Supervisor(
                 started.process,
                 started.url,

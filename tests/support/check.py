@@ -1,8 +1,8 @@
 """`./run check` and `./run fix`: is the code as the house wants it?
 
-Each check is a program of its own: foreign tools with their settings in `pyproject.toml`, and ours that finds the test
-for every requirement (`support.conformance`). This module only runs them all, so that one failure does not hide the
-next, and prints a line for each.
+Each check is a program of its own: foreign tools with their settings in `pyproject.toml`, and ours that find the test
+for every requirement (`support.conformance`) and the meaning of every option (`support.configuration`). This module
+only runs them all, so that one failure does not hide the next, and prints a line for each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ CHECKS = {
     "format": ["ruff", "format", "--check"],
     "types": ["mypy", "run", "shared", "services", "tests", "image"],
     "layers": ["lint-imports"],
-    # Not by its name on PATH: it is ours.
+    # Not by their names on PATH: they are ours.
     "conformance": [sys.executable, "-P", "-m", "support.conformance"],
+    "options": [sys.executable, "-P", "-m", "support.configuration"],
+    "log events": [sys.executable, "-P", "-m", "support.logged"],
     "image": ["hadolint", "Dockerfile"],
     "manifests": ["yamllint", "--strict", "k8s"],
     "shell": ["shellcheck", ".ci/run", "tests/deploy/enter_root.sh"],

@@ -17,11 +17,13 @@ from lakthan.store.feed import STATUS_CHANNEL
 from lakthan.store.leadership import leading
 from lakthan.store.pool import connect, open_pool, unavailable_as_such
 from lakthan.store.presigned import Presigned, prepare
+from lakthan.store.schema import schema_problem
 from lakthan.store.status import AuthorityReader
 from lakthan.telemetry.logs import log
 from lakthan.web.admin import admin_application
 from lakthan.web.front import open_admin
 from lakthan.web.process import command, run_alongside
+from lakthan.web.waiting import wait_until_fine
 from lakthan_ocsp.opening import open_keys
 from lakthan_ocsp.publisher.metrics import PublisherMetrics
 from lakthan_ocsp.publisher.presigner import Presigner, hashes_of
@@ -65,6 +67,13 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             settings.database.url, role=ROLE, min_size=1, max_size=2, password=password, application_name=_NAME
         )
         stack.push_async_callback(pool.close)
+        await wait_until_fine(
+            "schema",
+            partial(schema_problem, pool),
+            registry=metrics.registry,
+            host=settings.admin_host,
+            port=settings.admin_port,
+        )
         clock = Clock()
         paces: dict[str, Pace] = {}
         authorities = []

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import socket
 from contextlib import suppress
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from lakthan.telemetry.logs import log
@@ -46,18 +47,20 @@ class Acceptor:
             self._loop.add_reader(listener, self._accept, listener)
 
     async def close(self) -> None:
-        """Accept what has come, and no more."""
+        """Accept what has come, all of it, and no more. What comes later is for whoever else has these sockets; the
+        system resets what is queued when nobody has.
+        """
         listeners, self._listeners = self._listeners, ()
         for listener in listeners:
-            self._accept(listener)
+            self._accept(listener, most=None)
             self._loop.remove_reader(listener)
             listener.close()
         if self._handing_over:
             await asyncio.wait(self._handing_over)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, most: int | None = _MOST_AT_ONCE) -> None:
         family = listener.family
-        for _ in range(_MOST_AT_ONCE):
+        for _ in repeat(None) if most is None else repeat(None, most):
             try:
                 # What `accept` is made of: its Python half costs more than the system call.
                 descriptor, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -109,34 +112,36 @@ class Acceptor:
             connection.close()
 
 
-def listen(host: str, port: int, *, backlog: int, shared: bool | None) -> list[socket.socket]:
-    """Listening sockets on every address of `host`, on one port. Raises `OSError`."""
-    listeners: list[socket.socket] = []
+def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
+    """Sockets bound to every address of `host`, on one port, ready to listen. Raises `OSError`.
+
+    `shared`: others are bound to the same, and the system spreads connections over those that listen (SO_REUSEPORT).
+    """
+    bound: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(
             socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            listener.settimeout(0)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each = socket.socket(family, kind, protocol)
+            bound.append(each)
+            each.settimeout(0)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_SECONDS)
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_SECONDS)
             # Inherited by what is accepted: an answer leaves at once.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            listener.bind((address[0], port or _port_of(listeners[0]), *address[2:]))
-            listener.listen(backlog)
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            each.bind((address[0], port or port_of(bound[0]), *address[2:]))
     except OSError:
-        for listener in listeners:
-            listener.close()
+        for each in bound:
+            each.close()
         raise
-    return listeners
+    return bound
 
 
-def _port_of(listener: socket.socket) -> int:
-    """The port that the first address was given when any would do; the others take the same."""
-    port: int = listener.getsockname()[1]
+def port_of(bound: socket.socket) -> int:
+    """The port; for the addresses after the first, the one that this was given when any would do."""
+    port: int = bound.getsockname()[1]
     return port

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+
+from lakthan.telemetry.exposition import exposition
+from lakthan.web.leaving import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,14 +27,19 @@ def admin_application(registry: CollectorRegistry, checks: Checks) -> web.Applic
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        results = checks()
+        results = {**checks(), **({"stopping": this_process.problem} if this_process.asked else {})}
         lines = "".join(f"{name}: {problem or 'ok'}\n" for name, problem in results.items())
         return web.Response(status=503 if any(results.values()) else 200, text=lines)
 
     async def metrics(http_request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(http_request.headers.get("Accept", ""))
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+        body, headers = exposition(registry, accepted(http_request))
+        return web.Response(body=body, headers=headers)
 
     application = web.Application()
     application.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     return application
+
+
+def accepted(http_request: web.Request) -> str:
+    """What the client accepts, as one field: several lines of it mean the same (RFC 9110 §5.3)."""
+    return ",".join(http_request.headers.getall("Accept", ()))

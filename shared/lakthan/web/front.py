@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, web
 
 from lakthan.errors import ConfigError
-from lakthan.web.acceptor import Acceptor, listen
+from lakthan.web.acceptor import Acceptor, bind, port_of
+from lakthan.web.leaving import this_process
 from lakthan.web.wire import Wire
 from lakthan.web.worker import this_worker
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE_SECONDS = 75.0
 _DRAIN_SECONDS = 10.0
+# A client that has said nothing for so long on its connection is not just about to ask again.
+_QUIET_SECONDS = 2.0
+_LOOK_SECONDS = 0.05
 _BACKLOG = 1024
 _ABSOLUTE_FORM = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
@@ -48,41 +53,67 @@ class Front:
 
     @classmethod
     async def open(cls, handler: Handler, host: str, port: int, *, quick: Quick | None = None) -> Front:
-        """Listen and serve; in a worker, on a port that the other workers listen on too. Raises `ConfigError` when the
-        address cannot be had.
+        """Listen and serve; in a worker, on the sockets that it was given. Raises `ConfigError` when the address cannot
+        be had.
         """
+
+        async def handle(http_request: web.BaseRequest) -> web.StreamResponse:
+            response = await handler(http_request)
+            if this_process.asked:
+                response.force_close()
+            return response
+
         # auto_decompress: a request that is mislabelled `Content-Encoding: gzip` would fail inside aiohttp; the
         # protocols here know no content coding, so the octets are taken as they are.
-        server = web.Server(handler, auto_decompress=False, access_log=None, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        server = web.Server(handle, auto_decompress=False, access_log=None, keepalive_timeout=_KEEP_ALIVE_SECONDS)
         runner = web.ServerRunner(server, shutdown_timeout=_DRAIN_SECONDS)
         if quick is None:
-            return cls(runner, await _listen(runner, host, port, shared=_shared()))
+            return cls(runner, await _listen(runner, host, port))
         await runner.setup()
+        worker = this_worker()
         try:
-            listeners = listen(host, port, backlog=_BACKLOG, shared=_shared())
+            listeners = bind(host, port, shared=False) if worker is None else worker.sockets()
+            for listener in listeners:
+                listener.listen(_BACKLOG)
         except OSError as error:
             await runner.cleanup()
             raise _cannot_listen(host, port, error) from error
         wire = Wire(quick, server)
-        return cls(runner, listeners[0].getsockname()[1], wire, Acceptor(wire, listeners))
+        front = cls(runner, port_of(listeners[0]), wire, Acceptor(wire, listeners))
+        this_process.fronts.add(front)
+        return front
+
+    async def leave(self) -> None:
+        """Accept no more and let the clients go: every answer is the last of its connection from now on. Returns when
+        all have gone, or those that stay have said nothing for a while.
+        """
+        if self.wire is None or self._acceptor is None:
+            return
+        self.wire.leave()
+        await self._acceptor.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_QUIET_SECONDS):
+                while self.wire.connections or self._by_aiohttp():  # noqa: ASYNC110 - aiohttp's tell nobody
+                    await asyncio.sleep(_LOOK_SECONDS)
+
+    def _by_aiohttp(self) -> bool:
+        """Whether some connection is aiohttp's."""
+        server = self._runner.server
+        return server is not None and bool(server.connections)
 
     async def close(self) -> None:
         """Stop accepting, let requests in flight finish, close."""
+        this_process.fronts.discard(self)
         if self._acceptor is not None:
             await self._acceptor.close()
         drained = self.wire.drain(_DRAIN_SECONDS) if self.wire is not None else asyncio.sleep(0)
         await asyncio.gather(drained, self._runner.cleanup())
 
 
-def _shared() -> bool | None:
-    """Whether a public port is shared with others (SO_REUSEPORT)."""
-    return this_worker() is not None or None
-
-
-async def _listen(runner: web.BaseRunner, host: str, port: int, *, shared: bool | None = None) -> int:
+async def _listen(runner: web.BaseRunner, host: str, port: int) -> int:
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=_BACKLOG, reuse_port=shared).start()
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
     except OSError as error:
         await runner.cleanup()
         raise _cannot_listen(host, port, error) from error
