@@ -10,6 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lakthan import config
+from lakthan.web.workers_admin import _Together
+from lakthan_cli.probe.metrics import ProbeMetrics
 from lakthan_ocsp.keyless_metrics import CopyMetrics
 from lakthan_ocsp.metrics import OCSPMetrics
 from lakthan_ocsp.publisher.metrics import PublisherMetrics
@@ -19,6 +21,7 @@ from lakthan_registry.problems import KINDS
 from lakthan_registry.sources import SourceMetrics
 from lakthan_tsa.metrics import TSAMetrics
 from support import replication
+from support.documented import Series, documented_series
 from support.edge import PUBLISHED_TABLES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -30,25 +33,31 @@ def rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
 
 
-def series(registry: CollectorRegistry) -> dict[str, str]:
-    """Name and type of every series of ours, as Prometheus shows them."""
-    return {
-        family.name + ("_total" if family.type == "counter" else ""): family.type
-        for family in registry.collect()
-        if family.name.startswith("lakthan_")
-    }
+def series(registry: CollectorRegistry) -> dict[str, Series]:
+    """Every series of ours with its type and labels, as Prometheus shows them."""
+    found = {}
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            name = family.name + ("_total" if family.type == "counter" else "")
+            found[name] = Series(family.type, frozenset(labels or ()))
+    return {name: each for name, each in found.items() if name.startswith("lakthan_")}
 
 
 def test_metrics() -> None:
-    """Every series is documented with its type, and nothing else is."""
-    documented = {row[0].strip("`"): row[1] for row in rows("metrics.md")}
+    """Every series is documented with its type and labels, and nothing else is."""
+    documented = documented_series()
+    workers = CollectorRegistry()
+    workers.register(_Together([], []))
     registry = RegistryMetrics().registry
     SourceMetrics(registry)
     MonitorMetrics(registry)
     ocsp = OCSPMetrics()
     CopyMetrics(ocsp)
     publisher = PublisherMetrics().registry
-    assert documented == (series(ocsp.registry) | series(TSAMetrics().registry) | series(registry) | series(publisher))
+    probe = ProbeMetrics().registry
+    services = (ocsp.registry, TSAMetrics().registry, registry, publisher, workers, probe)
+    assert documented == {name: each for service in services for name, each in series(service).items()}
 
 
 def test_an_edge_is_set_up_as_it_is_tested() -> None:
