@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -24,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from support.ntp import NTPServer, ntp_servers
-from support.programs import need
 from support.running import samples
 from support.tsa import failure, new_unit, request_for, tst_info_of, write_configuration
+from support.wall_clock import WallClock
 
 HEADERS = {"Content-Type": "application/timestamp-query"}
 ACCURACY = timedelta(seconds=1)
@@ -36,36 +34,6 @@ clock.ntp_poll = "PT0.2S"
 clock.holdover = "PT2S"
 clock.recovery = "PT1S"
 """
-
-
-class WallClock:
-    """The wall clock of one process: this machine's, plus an offset that can change while the process runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "clock"
-        self.offset = 0.0
-        self.set(0.0)
-
-    def set(self, offset: float) -> None:
-        """Step it, at once."""
-        self.offset = offset
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{offset:+.6f}\n")
-        new.replace(self._file)
-
-    def environment(self) -> dict[str, str]:
-        """What the process is started with."""
-        faketime = need("faketime")
-        printed = subprocess.run([faketime, "-f", "+0", "env"], check=True, capture_output=True, text=True).stdout
-        preload = next(line for line in printed.splitlines() if line.startswith("LD_PRELOAD="))
-        return {
-            **os.environ,
-            "LD_PRELOAD": preload.partition("=")[2],
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-        }
 
 
 @dataclass(frozen=True)
