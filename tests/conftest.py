@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 
 # Imported early on purpose: its plugin would do so while a failing run is being summed up, deep in the stack, where
 # CPython 3.11's parser can lose count and hide the summary.
 import hypothesis  # noqa: F401
 import pytest
+import structlog
 
 from support import programs
 
 pytest_plugins = ["support.database"]
+
+# A service in the test's own process logs as it does without a configuration, but never to standard output, which may
+# be what a test looks at.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,6 +14,7 @@ from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -59,7 +60,10 @@ class CertificateView:
     @classmethod
     def from_der(cls, encoded: bytes) -> CertificateView:
         """The view of an encoded certificate. Raises `ValueError` when it is not one."""
-        return cls(x509.load_der_x509_certificate(encoded), encoded)
+        try:
+            return cls(x509.load_der_x509_certificate(encoded), encoded)
+        except x509.InvalidVersion as error:
+            raise ValueError(str(error)) from error
 
     @property
     def key_hash(self) -> bytes:
@@ -79,7 +83,12 @@ class CertificateView:
     @property
     def name(self) -> str:
         """The subject for people (RFC 4514)."""
-        return self.certificate.subject.rfc4514_string()
+        return _written(lambda: self.certificate.subject)
+
+    @property
+    def issuer_name(self) -> str:
+        """The issuer for people (RFC 4514)."""
+        return _written(lambda: self.certificate.issuer)
 
     def extended_key_usage(self) -> tuple[list[str], bool]:
         """The dotted purposes of its extendedKeyUsage, and whether it is critical; ([], False) without one."""
@@ -103,6 +112,13 @@ class CertificateView:
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             return False
         return True
+
+
+def _written(name: Callable[[], x509.Name]) -> str:
+    try:
+        return name().rfc4514_string()
+    except (ValueError, TypeError):  # cryptography reads names late, and has both for one that breaks its rules
+        return "a name that cannot be read"
 
 
 def read_certificates(path: Path) -> list[CertificateView]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def render(folder: str) -> list[Manifest]:
     done = subprocess.run([need("kubectl"), "kustomize", K8S / folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def render_with(*components: str) -> list[Manifest]:
+    """What the base gives with these components, in an overlay that is made for the moment."""
+    with tempfile.TemporaryDirectory(prefix=".test-", dir=K8S) as name:
+        kustomization = {"resources": ["../base"], "components": [f"../components/{each}" for each in components]}
+        (Path(name) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return render(Path(name).name)
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
@@ -54,3 +63,37 @@ def selects(selector: Manifest, labels: Manifest) -> bool:
         each["operator"] == "In" and labels.get(each["key"]) in each["values"]
         for each in selector.get("matchExpressions", ())
     )
+
+
+def assert_schemas(manifests: list[Manifest], scratch: Path) -> None:
+    """Kubernetes' own schemas take every object of its own, with no field that it would ignore."""
+    ours = [each for each in manifests if not is_foreign(each)]
+    file = scratch / "rendered.yaml"
+    file.write_text(yaml.safe_dump_all(ours))
+    done = subprocess.run([need("kubernetes-validate"), "--strict", file], capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert said.count(" passed for resource ") == len(ours)
+
+
+def assert_restricted(workload: Manifest) -> None:
+    """The level `restricted`, a read-only root and no token of the Kubernetes API besides."""
+    pod = pod_of(workload)
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert not any(pod.get(shared) for shared in ("hostNetwork", "hostPID", "hostIPC"))
+    for volume in pod.get("volumes", ()):
+        assert set(volume) - {"name"} <= {"configMap", "secret", "emptyDir"}, volume
+        if "emptyDir" in volume:
+            assert volume["emptyDir"].get("sizeLimit"), f"{volume['name']} could fill the node"
+    for container in containers_of(workload):
+        rights = container["securityContext"]
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["readOnlyRootFilesystem"] is True
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in rights
+        assert "memory" in container["resources"]["limits"]
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])

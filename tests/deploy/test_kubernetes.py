@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
-import yaml
 
-from deploy.manifests import K8S, WORKLOADS, Manifest, containers_of, is_foreign, of_kind, pod_of, render, selects
+from deploy.manifests import (
+    K8S,
+    WORKLOADS,
+    Manifest,
+    assert_restricted,
+    assert_schemas,
+    containers_of,
+    of_kind,
+    pod_of,
+    render,
+    render_with,
+    selects,
+)
 from lakthan.config import Config, load
 from lakthan_cli.__main__ import main as cli
-from support.programs import need
+from support.foreign_schemas import FIELDS, fields, foreign
 
 OVERLAYS = ["overlays/dev", "overlays/production"]
 SERVICES = ["ocsp", "publisher", "registry", "tsa"]
@@ -31,27 +41,25 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_schemas_of_kubernetes(overlay: str, tmp_path: Path) -> None:
     """Every object of Kubernetes' own is what its schema says, with no field that it would ignore."""
-    ours = [each for each in render(overlay) if not is_foreign(each)]
-    file = tmp_path / "rendered.yaml"
-    file.write_text(yaml.safe_dump_all(ours))
-    done = subprocess.run([need("kubernetes-validate"), "--strict", file], capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert said.count(" passed for resource ") == len(ours)
+    assert_schemas(render(overlay), tmp_path)
+
+
+def test_schemas_of_operators() -> None:
+    """Every field that an operator reads is one that its own types have: `./run foreign-schemas` asked them, and
+    its list knows all of them with their kinds of value.
+    """
+    known = set(FIELDS.read_text().splitlines())
+    found = foreign()
+    kinds = {each["kind"] for each in found}
+    assert kinds == {"Cluster", "PodMonitor", "PrometheusRule", "ScaledObject", "ScheduledBackup"}
+    for each in found:
+        assert fields(each) <= known, "./run foreign-schemas"
 
 
 @pytest.mark.parametrize("component", ["keda", "pkcs11-sidecar"])
-def test_components_fit(component: str, tmp_path: Path) -> None:
+def test_components_fit(component: str) -> None:
     """Those that no overlay here uses can be added to the base, and do what they say."""
-    overlay = K8S / f".test-{component}-{tmp_path.name}"
-    overlay.mkdir()
-    try:
-        kustomization = {"resources": ["../base"], "components": [f"../components/{component}"]}
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        rendered = render(overlay.name)
-    finally:
-        (overlay / "kustomization.yaml").unlink(missing_ok=True)
-        overlay.rmdir()
+    rendered = render_with(component)
     if component == "keda":
         scaled = {each["spec"]["scaleTargetRef"]["name"] for each in of_kind(rendered, "HorizontalPodAutoscaler")}
         assert scaled == {"tsa"}, "two scalers of one Deployment fight"
@@ -71,29 +79,6 @@ def test_pods_have_no_rights(manifests: list[Manifest]) -> None:
     for namespace in of_kind(manifests, "Namespace"):
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert of_kind(manifests, "Namespace")
-
-
-def assert_restricted(workload: Manifest) -> None:
-    """The level `restricted`, a read-only root and no token of the Kubernetes API besides."""
-    pod = pod_of(workload)
-    security = pod["securityContext"]
-    assert security["runAsNonRoot"] is True
-    assert security["runAsUser"] > 0
-    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
-    assert not any(pod.get(shared) for shared in ("hostNetwork", "hostPID", "hostIPC"))
-    for volume in pod.get("volumes", ()):
-        assert set(volume) - {"name"} <= {"configMap", "secret", "emptyDir"}, volume
-        if "emptyDir" in volume:
-            assert volume["emptyDir"].get("sizeLimit"), f"{volume['name']} could fill the node"
-    for container in containers_of(workload):
-        rights = container["securityContext"]
-        assert rights["allowPrivilegeEscalation"] is False
-        assert rights["readOnlyRootFilesystem"] is True
-        assert rights["capabilities"] == {"drop": ["ALL"]}
-        assert "privileged" not in rights
-        assert "memory" in container["resources"]["limits"]
-        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
 
 
 def test_images_are_named(manifests: list[Manifest]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from lakthan import der
 from lakthan.store.audit_verify import verify
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.bulk import CRLOutcome, import_issued
@@ -56,4 +57,12 @@ async def test_every_revision_and_an_import_on_the_oldest_postgresql(tmp_path: P
         await CRLScopes(pool).retire(authority_id, scope.id, actor="me")
         report = await verify(pool)
         assert (report.findings, report.statuses) == ([], 5)
+
+        # A great first CRL has a table of its own (decision 0020).
+        ca = new_ca("Great CA")
+        await AuthorityAdmin(pool).add_authority("Great CA", [ca.der], actor="me")
+        great = await take(1, *(entry(der.integer_content(number), 1) for number in range(1, 10_001)))
+        assert great.revoked == 10_000
+        report = await verify(pool)
+        assert (report.findings, report.statuses) == ([], 10_005)
         await pool.close()

@@ -128,6 +128,8 @@ ALLOWED = {
         ["select"],
         [*AUTHORITIES, "certificate_status", "published_answer", "presigned_authority", "audit_head", "heartbeat"],
     ),
+    # Every service asks whether the schema is new enough for it.
+    *itertools.product(ROLES, ["select"], ["alembic_version"]),
     ("lakthan_responder", "select", "audit_record"),
     ("lakthan_tsa", "insert", "timestamp_token"),
     ("lakthan_tsa", "insert", "serial_epoch"),

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asn1crypto import core
@@ -154,7 +155,7 @@ async def test_no_kind_of_answer_has_findings(database_url: str, tmp_path: Path,
     ],
     ids=str,
 )
-async def test_no_profile_has_findings(database_url: str, tmp_path: Path, settings: dict[str, object]) -> None:
+async def test_no_profile_has_findings(database_url: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Extended revoke, dual hashes, archive cutoff, hash and CRL of the certificate: nothing to say either."""
     async with running_responder(database_url, tmp_path, kind="P-256", ca_kind="P-256", **settings) as responder:
         good, revoked, never = (issue(name, responder.ca) for name in ("good", "revoked", "never"))

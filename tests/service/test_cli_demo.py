@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def test_the_printed_commands_work_as_they_stand(demo: Demo) -> None:
     need("curl")
     lines = [line.strip() for line in demo.printed.splitlines()]
     commands = [line for line in lines if line.startswith(("openssl ", "curl ", sys.executable))]
-    assert len(commands) == 8
+    assert len(commands) == 9
     printed = ""
     for command in commands:
         done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True, timeout=60)  # noqa: S602
@@ -83,6 +84,18 @@ def test_the_printed_commands_work_as_they_stand(demo: Demo) -> None:
     assert "Verification: OK" in printed
     assert "spare-1.pem: revoked" in ask(demo, "ca.pem", "spare-1.pem")
     assert "spare-4.pem: revoked" in ask(demo, "ca.pem", "spare-4.pem")
+
+
+def test_the_doctor_finds_nothing_broken(demo: Demo) -> None:
+    """From inside, on the machine of a demo: keys, database, ports, files and URLs are in order, and only the clock of
+    this machine is what it is.
+    """
+    done = lakthan("doctor", "--config", demo.directory / "lakthan.toml", "--json")
+    found = json.loads(done.stdout)["findings"]
+    assert {each["area"] for each in found} == {"clock", "database", "keys", "ports", "files", "network", "machine"}
+    assert [each for each in found if each["grade"] == "failure"] == []
+    assert [each for each in found if each["grade"] != "ok" and each["area"] not in ("clock", "machine")] == []
+    assert any("answered by a responder of this configuration" in each["said"] for each in found)
 
 
 def test_the_urls_in_the_certificates_are_alive(demo: Demo) -> None:
@@ -131,7 +144,7 @@ def test_stop_and_start_again_keep_everything(tmp_path: Path) -> None:
         assert not any(Path(f"/proc/{child}").exists() for child in children)
         assert not (demo.directory / "running.json").exists()
         assert "no demo is running" in demo.lakthan("status", demo.pki / "good.pem").stderr
-        assert "revision 0007" in demo.lakthan("db", "status").stdout
+        assert "revision 0008" in demo.lakthan("db", "status").stdout
     with started(tmp_path / "demo") as demo:
         demo.until_ready()
         assert demo.stop(signal.SIGKILL) == -signal.SIGKILL

@@ -6,6 +6,8 @@ asn1crypto and pyca, which also verifies signatures, and samples of requests to 
 `internalError`, or memory that keeps growing is a failure as well.
 
 A run can be repeated: its seed is printed, and so is every request whose reply was wrong.
+
+`./run fuzz --minutes N` is another way to fuzz: each parser by itself, guided by coverage (`support.fuzz_parsers`).
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ from lakthan.store.migrate import migrate
 from lakthan.store.pool import open_pool
 from lakthan_ocsp.__main__ import serve
 from support.differ import UNEXPLAINED, difference
+from support.fuzz_parsers import fuzz_parsers
+from support.fuzz_targets import TARGETS
 from support.judge import GOOD, REVOKED, HTTPReply, Judge, Wrong
 from support.mutate import Mutator, Named, honest_requests
 from support.pki import Issued, issue, new_ca, new_responder
@@ -301,7 +305,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./run fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default 100000)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32), help="to repeat a run")
+    parser.add_argument("--minutes", type=float, help="instead: fuzz every parser for so long, guided by coverage")
+    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="with --minutes: only this parser")
+    parser.add_argument("--corpus", type=Path, help="with --minutes: a folder that keeps what was found interesting")
     arguments = parser.parse_args()
+    if arguments.minutes is not None:
+        return fuzz_parsers(arguments.minutes, arguments.target or list(TARGETS), arguments.corpus)
     return uvloop.run(fuzz(arguments.requests, arguments.seed))
 
 

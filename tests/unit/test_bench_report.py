@@ -12,6 +12,7 @@ from rich.console import Console
 
 from support.bench_report import markdown, put_into, results, table, write_json, write_svg
 from support.bench_rows import ROWS, Claim, Row
+from support.bench_subjects import without_load
 from support.bench_world import SMALL_ROWS, serial_number
 from support.bench_wrk import literal
 
@@ -88,6 +89,13 @@ def test_into_a_document(tmp_path: Path) -> None:
         assert text.endswith("\n## After\n\ntext\n")
         assert text.count("| ours |") == 1
         assert "old" not in text
+
+
+def test_the_load_is_taken_off() -> None:
+    """A load that uses a third of two cores does not count against the server; what the server leaves idle does."""
+    assert without_load(2000, 2.0, 0.0, 1) == 1000
+    assert without_load(8000, 4.0, 0.0, 2) == 4000  # three seconds of two cores, of which others had two
+    assert without_load(8000, 4.0, 4.0, 2) == 2000
 
 
 def test_rows_name_their_subjects() -> None:

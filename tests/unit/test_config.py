@@ -78,6 +78,25 @@ def test_the_environment_overrides_scalars(tmp_path: Path) -> None:
     assert (loaded.ocsp.port, loaded.ocsp.host) == (9090, "0.0.0.0")
 
 
+def test_credentials_of_systemd(tmp_path: Path) -> None:
+    """In a path and in a key URI the variable stands for the folder of the unit's secrets; where there is none, the
+    operator is told what names one.
+    """
+    text = GOOD.replace('"secrets/password"', '"${CREDENTIALS_DIRECTORY}/password"')
+    loaded = load(tmp_path, text, CREDENTIALS_DIRECTORY="/run/credentials/unit")
+    assert loaded.ocsp is not None
+    assert loaded.ocsp.database.password_file == Path("/run/credentials/unit/password")
+    uri = "${CREDENTIALS_DIRECTORY}/ocsp.key"
+    with_key = text + f'[tsa.units.main]\nkey = "file:{uri}"\n[tsa.profiles.default]\nunits = ["main"]\n'
+    loaded = load(tmp_path, with_key, CREDENTIALS_DIRECTORY="/run/credentials/unit")
+    assert loaded.tsa is not None
+    key = loaded.tsa.units["main"].key
+    assert key is not None
+    assert key.uri == "file:/run/credentials/unit/ocsp.key"
+    with pytest.raises(ConfigError, match=r"CREDENTIALS_DIRECTORY\}/password names a credential, and there are none"):
+        load(tmp_path, text)
+
+
 def test_database_url_stands_in(tmp_path: Path) -> None:
     """DATABASE_URL is used where a service names no database of its own."""
     without = GOOD.replace("[ocsp.database]", "").replace('url = "postgresql:///lakthan"', "")

@@ -216,3 +216,17 @@ def test_how_long_a_max_age_holds(seconds: float) -> None:
     same = GOVERNOR.seconds_to_keep(now, renew_at)
     assert GOVERNOR.seconds_to_keep(until - timedelta(milliseconds=1), renew_at) == same
     assert GOVERNOR.seconds_to_keep(until + timedelta(milliseconds=1), renew_at) == same - 1
+
+
+def test_a_store_that_is_quicker_than_its_notification() -> None:
+    """What is read of a change before it is heard drops the older answers, and whoever read before that is too late."""
+    cache = AnswerCache(10)
+    older, newer = record(ONE), record(ONE)._replace(version=record(ONE).version + 1)
+    mark = cache.mark()
+    cache.remember(ONE, older)
+    said = put(cache, b"in another spelling")
+    assert cache.unchanged_since(mark, [ONE])
+    cache.remember(ONE, newer)
+    assert not said.until
+    assert not cache.unchanged_since(mark, [ONE])
+    assert (cache.overtaken(ONE, older), cache.overtaken(ONE, None), cache.overtaken(ONE, newer)) == (True, True, False)

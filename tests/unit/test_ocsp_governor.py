@@ -160,3 +160,10 @@ def test_caches_outside_are_promised_no_more_than_we_keep() -> None:
     renew_at = NOW + HOUR
     for later, seconds in ((timedelta(0), 300), (timedelta(minutes=56), 240), (HOUR, 0), (9 * DAY, 0)):
         assert spans.seconds_to_keep(NOW + later, renew_at) == seconds
+
+
+def test_a_certificate_that_ended_after_the_crl_was_made() -> None:
+    """Its answer is as old as the CRL, and still in force: nextUpdate is never in the past."""
+    crl = CRLSource(None, None, NOW - 5 * HOUR, NOW + 20 * HOUR)
+    span = governor("pdf-ltv").span(NOW, [record(not_after=NOW - HOUR)], crl)
+    assert (span.this_update, span.next_update) == (crl.this_update, crl.next_update)

@@ -95,7 +95,7 @@ def read(path: Path) -> tuple[ListedKey, ...]:
         document = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Document)
     except OSError as error:
         raise ConfigError(f"the key list {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(f"the key list {path} is not as it must be: {error}") from error
     seen: set[str] = set()
     for entry in document.key:

@@ -320,6 +320,8 @@ async def open_rings(opening: Iterable[Awaitable[KeyRing[Made]]], stack: AsyncEx
     for error in opened:
         if isinstance(error, BaseException):
             raise error
+    for ring in rings:
+        log.info("keys are open", target=ring.target, certificates=_names(ring.held))
     return rings
 
 

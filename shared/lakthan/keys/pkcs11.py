@@ -204,11 +204,7 @@ class PKCS11Signer:
                     raw = self._library.cryptoki.sign(
                         self._held.session or 0, self._mechanism, self._held.key, data, _LONGEST_SIGNATURE
                     )
-                signature = self._encode(raw)
-                verify(self.public_key, self.algorithm.hash, signature, message, pss=self.algorithm.pss)
-                return signature
-            except InvalidSignature:
-                raise SignerUnusable(f"{self._uri} gave a signature that its public key does not verify") from None
+                return self._verified(self._encode(raw), message)
             except (CryptokiError, Away) as error:
                 failure = error
                 self._drop_session()
@@ -221,6 +217,13 @@ class PKCS11Signer:
         if self._given == "digest":
             return digest
         return der.sequence(self.algorithm.hash.algorithm_identifier_with_null, der.octet_string(digest))
+
+    def _verified(self, signature: bytes, message: bytes) -> bytes:
+        try:
+            verify(self.public_key, self.algorithm.hash, signature, message, pss=self.algorithm.pss)
+        except InvalidSignature:
+            raise SignerUnusable(f"{self._uri} gave a signature that its public key does not verify") from None
+        return signature
 
     def _encode(self, raw: bytes) -> bytes:
         if self._key_type != cryptoki.CKK_EC:

@@ -78,18 +78,18 @@ def parse(key: KeyURI) -> PKCS11URI:
     pin_source = there.get("pin-source")
     return PKCS11URI(
         name=key.uri.partition("?")[0],
-        module_path=key.folder / _text(there["module-path"]),
+        module_path=_file(key, there["module-path"]),
         token={name: _text(here[name]) for name in _TOKEN if name in here},
         label=_text(here["object"]) if "object" in here else None,
         identifier=here.get("id"),
-        pin_source=None if pin_source is None else key.folder / _text(pin_source).removeprefix("file:"),
+        pin_source=None if pin_source is None else _file(key, pin_source.removeprefix(b"file:")),
         sessions=_number(key, there, "x-sessions", range(1, 65), _SESSIONS),
         waiting=_number(key, there, "x-waiting", range(65537), _WAITING),
         deadline_seconds=_number(key, there, "x-deadline", range(1, 61), _DEADLINE_SECONDS),
         pss=wants_pss(key),
         mechanism=_number(key, there, "x-mechanism", range(2**32), -1),
         given=_given(key, there),
-        public_key=key.folder / _text(there["x-public-key"]) if "x-public-key" in there else None,
+        public_key=_file(key, there["x-public-key"]) if "x-public-key" in there else None,
     )
 
 
@@ -115,6 +115,12 @@ def _attributes(key: KeyURI, text: str, separator: str, known: tuple[str, ...]) 
             raise ConfigError(f"the key {key.uri!r} says {name} twice")
         found[name] = unquote_to_bytes(value)
     return found
+
+
+def _file(key: KeyURI, value: bytes) -> Path:
+    if b"\0" in value:
+        raise ConfigError(f"the key {key.uri!r} has a NUL in the name of a file: no file is called so")
+    return key.folder / _text(value)
 
 
 def _text(value: bytes) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lakthan.config import KeyURI
 
+_MOST_DIGITS = 18  # Python refuses to read numbers of thousands
 # One that costs 20 ms a signature, the way there and back included, makes 800 a second over 16 connections; 64 waiting
 # ones are worked off in a tenth of a second, and who comes later is told so at once.
 _SESSIONS = 16
@@ -80,12 +81,15 @@ class RemoteURI:
 
     def file(self, name: str) -> Path:
         """A file that has to be named. Raises `ConfigError`."""
-        return self._folder / self.need(name, "FILE")
+        value = self.need(name, "FILE")
+        if "\0" in value:
+            raise self.wrong(f"{name} has a NUL in it: no file is called so")
+        return self._folder / value
 
     def number(self, name: str, allowed: range, default: int) -> int:
         """A number. Raises `ConfigError` unless it is `allowed`."""
         text = self._attributes.get(name, str(default))
-        if not (text.isascii() and text.isdigit()) or int(text) not in allowed:
+        if not (text.isascii() and text.isdigit()) or len(text) > _MOST_DIGITS or int(text) not in allowed:
             raise self.wrong(f"{name} is a number from {allowed.start} to {allowed.stop - 1}")
         return int(text)
 

@@ -120,6 +120,8 @@ def key_file(key: KeyURI) -> KeyFile:
         raise ConfigError(
             f"the key {key.uri!r} has an unknown attribute {min(unknown)!r}: known are pin-source and x-signature"
         )
+    if "\0" in unquote(key.uri):
+        raise ConfigError(f"the key {key.uri!r} has a NUL in the name of a file: no file is called so")
     pss = wants_pss(key)
     path = key.folder / unquote(parts.path)
     if "pin-source" not in attributes:

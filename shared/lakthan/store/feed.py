@@ -113,6 +113,11 @@ class ChangeFeed:
         """True while every change up to `bound` ago has certainly been handed out."""
         return monotonic_seconds() < self.trusted_until
 
+    @property
+    def proven(self) -> float:
+        """The instant of `monotonic_seconds` up to which every change has certainly been handed out; 0: never yet."""
+        return self._proven
+
     def hold_answers(self) -> None:
         """Nobody is to be told for now that every change has been taken in: the consumer is still at work on one."""
         self._held = True

@@ -55,13 +55,17 @@ def unavailable_as_such() -> Iterator[None]:
 
 
 async def connect(
-    url: str, *, role: str | None = None, password: str | None = None, application_name: str
+    url: str, *, role: str | None = None, password: str | None = None, application_name: str, plain: bool = False
 ) -> asyncpg.Connection:
-    """One connection of its own, outside any pool. Raises `ConfigError` and `StoreUnavailable`."""
+    """One connection of its own, outside any pool. `plain`: with the settings that the server gives everybody.
+
+    Raises `ConfigError` and `StoreUnavailable`.
+    """
+    parameters = _parameters(role=role, password=password, application_name=application_name)
+    if plain:
+        parameters["server_settings"] = {"application_name": application_name}
     with _refusals_explained(role), unavailable_as_such():
-        connection: asyncpg.Connection = await asyncpg.connect(
-            url, **_parameters(role=role, password=password, application_name=application_name)
-        )
+        connection: asyncpg.Connection = await asyncpg.connect(url, **parameters)
     return connection
 
 
