@@ -149,7 +149,9 @@ class _Process:
         self._metrics = metrics
         self._reload = asyncio.Event()
         self._stale = False
-        self._known_until = 0.0  # of CLOCK_BOOTTIME: the authorities were read no longer ago than the bound
+        # Of CLOCK_BOOTTIME: what is known of the authorities is no older than the bound. Counts while changes are not
+        # heard, or were heard and have not been taken in.
+        self._known_until = 0.0
         self._outage_seconds = settings.outage_bound.total_seconds()
         self.cache = AnswerCache(settings.cached_answers, settings.cache_megabytes << 20)
         self.told = ToldRevoked()
@@ -241,9 +243,15 @@ class _Process:
         self._metrics.served(changed_at)
 
     def _authorities_changed(self) -> None:
+        self._go_stale()
         self._stale = True
         self.feed.hold_answers()
         self._reload.set()
+
+    def _go_stale(self) -> None:
+        """What is known of the authorities is as of the feed's last proof, if it has been taken in."""
+        if not self._stale:
+            self._known_until = max(self._known_until, self.feed.proven + _BOUND_SECONDS)
 
     def _ready(self) -> None:
         self.cache.drop_all()
@@ -251,6 +259,7 @@ class _Process:
         log.info("changes are heard as they happen")
 
     def _lost(self, error: Exception) -> None:
+        self._go_stale()
         # A change that was heard and not understood is no outage: of what is remembered something is wrong.
         if self._outage_seconds and isinstance(error, StoreUnavailable):
             self.cache.keep_answers_only()

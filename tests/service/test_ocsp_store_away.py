@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from lakthan.store.embedded import EmbeddedPostgres
+from lakthan.store.feed import BOUND
 from lakthan.store.migrate import migrate
-from support.pki import issue
+from support.pki import issue, new_ca
 from support.responder import request_for, running_responder
 
 
@@ -35,3 +38,27 @@ async def test_try_later_is_for_when_nothing_better_can_be_said(tmp_path: Path) 
             assert reply.cert_statuses == ["good"]
     finally:
         await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+async def test_news_of_an_authority_refuse_nobody(database_url: str, tmp_path: Path) -> None:
+    """When an authority is added, or has a newer CRL, the responder reads all of them again; whoever asks meanwhile
+    gets an answer from the store, however long ago they were read before.
+    """
+    async with running_responder(database_url, tmp_path) as responder:
+        request = request_for(await responder.issue(issue("good", responder.ca)), responder.ca)
+        old_enough = time.monotonic() + 1.1 * BOUND.total_seconds()
+        statuses: list[str] = []
+
+        async def ask_on() -> None:
+            while True:
+                statuses.append((await responder.post(request)).status)
+
+        asking = asyncio.ensure_future(ask_on())
+        while time.monotonic() < old_enough:  # noqa: ASYNC110 - for time itself
+            await asyncio.sleep(0.05)
+        for number in range(20):
+            await responder.authorities.add_authority(f"ca-{number}", [new_ca(f"CA {number}").der])
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        assert set(statuses) == {"successful"}
