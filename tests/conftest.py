@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator
 
@@ -33,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read `--require`, and refuse names that no test asks for."""
+    # A shell has what it starts in the background ignore Ctrl-C, and so do that one's children; tests press it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     names = {name for value in config.getoption("--require") for name in value.split(",") if name}
     known = {*programs.PACKAGES, "bouncycastle", "root", "all"}
     if not names <= known:

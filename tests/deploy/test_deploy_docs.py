@@ -52,7 +52,7 @@ class Machine:
         text = re.sub(r"@127\.0\.0\.1/lakthan\?", f"@/lakthan?{server}&", text)
         text = re.sub(r"@127\.0\.0\.1/lakthan\b(?!\?)", f"@/lakthan?{server}", text)
         text = text.replace("runuser -u postgres -- psql", "super_psql").replace("/etc/lakthan", f"{self.folder}/etc")
-        text = text.replace("/opt/lakthan/bin", str(Path(sys.executable).parent)).replace("/tmp/", f"{self.folder}/")
+        text = text.replace("/opt/lakthan/bin", f"{self.folder}/bin").replace("/tmp/", f"{self.folder}/")
         for name, port in (("ocsp", 6960), ("tsa", 3161), ("ocsp_admin", 6961), ("tsa_admin", 3162)):
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[name]}")
         return text
@@ -122,7 +122,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     names = ("ocsp", "ocsp_admin", "tsa", "tsa_admin")
     with EmbeddedPostgres(tmp_path / "server", durable=False) as server:
         ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        (tmp_path / "machine").mkdir()
+        # The environment of ./run has the packages, and no program of their name.
+        script = tmp_path / "machine" / "bin" / "lakthan"
+        script.parent.mkdir(parents=True)
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m lakthan_cli "$@"\n')
+        script.chmod(0o755)
         empty = Machine(tmp_path / "machine", server.url(database="postgres"), ports)
         empty.shell('runuser -u postgres -- psql -q -c "DROP DATABASE lakthan"')  # the reader makes it
         yield empty

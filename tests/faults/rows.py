@@ -85,7 +85,7 @@ def broken(name: str, variant: str) -> Fault:
 # What the oracle must find: a fault, and a defect that shows in it.
 CAUGHT = (
     ("notifications lost in silence", "deaf"),
-    ("line cut in silence", "deaf"),
+    ("failover to the standby", "hasty"),
     ("PostgreSQL kill −9", "hasty"),
     ("HSM gives garbage", "trusting"),
     ("certificates of responder and unit run out", "ageless"),

@@ -144,5 +144,5 @@ async def test_wrong_configuration(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    [line] = done.stderr.splitlines()
-    assert "tsu.key cannot be read" in json.loads(line)["problem"]
+    [error] = [line for line in map(json.loads, done.stderr.splitlines()) if line["level"] != "info"]
+    assert "tsu.key cannot be read" in error["problem"]
