@@ -51,8 +51,9 @@ class Machine:
         server = "&".join(part for part in query.split("&") if part.startswith(("host=", "port=", "sslmode=")))
         text = re.sub(r"@127\.0\.0\.1/lakthan\?", f"@/lakthan?{server}&", text)
         text = re.sub(r"@127\.0\.0\.1/lakthan\b(?!\?)", f"@/lakthan?{server}", text)
-        text = text.replace("runuser -u postgres -- psql", "super_psql").replace("/etc/lakthan", f"{self.folder}/etc")
-        text = text.replace("/opt/lakthan/bin", f"{self.folder}/bin").replace("/tmp/", f"{self.folder}/")
+        # The folder of a test may well be below /tmp itself, so that comes first.
+        text = text.replace("runuser -u postgres -- psql", "super_psql").replace("/tmp/", f"{self.folder}/")
+        text = text.replace("/etc/lakthan", f"{self.folder}/etc").replace("/opt/lakthan/bin", f"{self.folder}/bin")
         for name, port in (("ocsp", 6960), ("tsa", 3161), ("ocsp_admin", 6961), ("tsa_admin", 3162)):
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[name]}")
         return text

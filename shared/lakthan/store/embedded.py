@@ -69,12 +69,6 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "jit": "off",  # short statements only; and the wheel has no JIT
-    # A great import writes more than the session's own work is: the server's writers take that off it.
-    "wal_buffers": "64MB",
-    "wal_writer_delay": "10ms",
-    "bgwriter_delay": "10ms",
-    "bgwriter_lru_maxpages": "1000",
-    "bgwriter_lru_multiplier": "10",
 }
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
