@@ -244,6 +244,9 @@ class _Process:
 
     def _authorities_changed(self) -> None:
         self._go_stale()
+        self._read_again()
+
+    def _read_again(self) -> None:
         self._stale = True
         self.feed.hold_answers()
         self._reload.set()
@@ -255,7 +258,8 @@ class _Process:
 
     def _ready(self) -> None:
         self.cache.drop_all()
-        self._authorities_changed()
+        # The new connection proves nothing about what was read before it.
+        self._read_again()
         log.info("changes are heard as they happen")
 
     def _lost(self, error: Exception) -> None:
