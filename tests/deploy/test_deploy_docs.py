@@ -11,7 +11,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from lakthan.store.embedded import EmbeddedPostgres
-from support.programs import need
+from support.programs import need, our_program
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "deploy.md"
@@ -123,11 +122,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     names = ("ocsp", "ocsp_admin", "tsa", "tsa_admin")
     with EmbeddedPostgres(tmp_path / "server", durable=False) as server:
         ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        # The environment of ./run has the packages, and no program of their name.
-        script = tmp_path / "machine" / "bin" / "lakthan"
-        script.parent.mkdir(parents=True)
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m lakthan_cli "$@"\n')
-        script.chmod(0o755)
+        our_program(tmp_path / "machine" / "bin")
         empty = Machine(tmp_path / "machine", server.url(database="postgres"), ports)
         empty.shell('runuser -u postgres -- psql -q -c "DROP DATABASE lakthan"')  # the reader makes it
         yield empty

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lakthan.keys import key_list
 from support.pki import Issued, issue, new_ca
-from support.programs import need
+from support.programs import need, our_program
 from support.softhsm import MODULE, new_token, tokens_folder
 from support.tsa import UNIT_EXTENSIONS
 
@@ -71,7 +70,7 @@ def test_a_key_is_born_approved_and_ended(tmp_path: Path, tmp_path_factory: pyte
     def type_in(*texts: str) -> str:
         script = "\n".join(["set -euo pipefail", *texts]).replace("token=prod", f"token={token.label}")
         script = script.replace("/usr/lib/hsm.so", str(MODULE)).replace("/run/secrets/pin", f"{tmp_path}/pin")
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{our_program(tmp_path / 'bin').parent}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=tmp_path,

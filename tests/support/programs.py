@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -98,6 +99,15 @@ def need_root() -> None:
     """Skip the test (name for --require: "root") unless it runs as root."""
     if os.geteuid() != 0:
         absent("root", "only root can build and enter another root folder")
+
+
+def our_program(folder: Path) -> Path:
+    """Write `folder/lakthan`, as a page types it: the environment of ./run has the packages, not the program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "lakthan"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m lakthan_cli "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def absent(name: str, reason: str) -> NoReturn:
