@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _PEM = b"-----BEGIN"
 # cryptography has types of its own for what it finds wrong.
-_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class CRLUnusable(LakthanError):

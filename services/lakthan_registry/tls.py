@@ -207,7 +207,7 @@ def _read_crl(path: Path, issuers: Sequence[CertificateView]) -> _CRL:
                 return _CRL(crl, issuer, crl.next_update_utc)
     except OSError as error:
         raise ConfigError(f"the CRL {path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise ConfigError(f"{path} is not a CRL: {error}") from error
     raise ConfigError(f"the CRL {path} was not signed by any CA of `clients`")
 

@@ -37,7 +37,13 @@ _ID_KP_OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 _LONGEST = timedelta(days=366)
 _SKEW = timedelta(minutes=5)
 # cryptography has types of its own for what it finds wrong.
-_UNREADABLE = (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE = (
+    ValueError,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _HASHES = {each.oid: each for each in (HashAlgorithm.SHA_1, HashAlgorithm.SHA_256)}
 
 

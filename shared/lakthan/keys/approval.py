@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from lakthan.algorithms import HashAlgorithm, signature_algorithm_of
@@ -201,7 +201,7 @@ def _read(path: Path) -> list[Approver]:
             else:
                 public_key = load_pem_public_key(block[0])
             signature_algorithm_of(public_key)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise ConfigError(f"{path} has something that is no public key or certificate: {error}") from error
         encoded = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         digest = HashAlgorithm.SHA_256.digest(encoded).hex()[:16]

@@ -81,5 +81,5 @@ def _from_file(path: Path) -> PublicKeyTypes:
         return load_pem_public_key(pem)
     except OSError as error:
         raise ConfigError(f"the public key {path} cannot be read: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ConfigError(f"{path} holds no PEM public key and no PEM certificate") from error
