@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Entry = IssuedEntry
 
 _HEXADECIMAL = re.compile("[0-9A-Fa-f]+").fullmatch
-_LOOSE_HEXADECIMAL = re.compile("(-?)(?:0[xX])?([0-9A-Fa-f]+(?:[: ]?[0-9A-Fa-f]+)*)").fullmatch
+# Each octet can be read in one way only: with an optional separator what is no number would take for ever.
+_LOOSE_HEXADECIMAL = re.compile("(-?)(?:0[xX])?([0-9A-Fa-f]+(?:[: ][0-9A-Fa-f]+)*)").fullmatch
 _DECIMAL = re.compile("-?[0-9]{1,310}").fullmatch
 _ASN1_TIME = re.compile("[0-9]{12}(?:[0-9]{2})?Z").fullmatch
 _MOST_OCTETS = 128  # the store's bound; RFC 5280 §4.1.2.2 wants no more than 20

@@ -28,6 +28,7 @@ _PEM = b"-----BEGIN"
 # cryptography has types of its own for what it finds wrong.
 _UNREADABLE = (
     ValueError,
+    TypeError,  # of a Name with an attribute of a type that does not fit
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,

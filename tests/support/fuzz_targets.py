@@ -170,7 +170,7 @@ def crl(octets: bytes) -> None:
         return
     try:
         issuer = theirs.issuer.public_bytes()
-    except ValueError:
+    except (ValueError, TypeError):
         return  # pyca opens the Name; here it is octets, to be compared with those of the CA's certificate
     if not why and read is not None and issuer != read.issuer:
         raise Finding("another issuer than pyca reads")

@@ -90,6 +90,7 @@ def test_states_are_understood(tmp_path: Path, fields: str, state: tuple[object,
     ("line", "why"),
     [
         ("xyz,,,,", "no serial number in hexadecimal"),
+        ("7" * 100 + "g,,,,", "no serial number in hexadecimal"),  # once tried in 2^100 ways
         (",,,,", "no serial number in hexadecimal"),
         ("01", "fewer than the headings name"),
         ("01,,good,2026-01-02T03:04:05Z,", "good, and yet"),

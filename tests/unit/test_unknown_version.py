@@ -12,12 +12,14 @@ from lakthan.errors import ConfigError, LakthanError
 from lakthan.keys import approval, pkcs11_public
 from lakthan.store.records import AuthorityRecord
 from lakthan_cli.ceremony.verification import CeremonyRefused, read_arl
+from lakthan_cli.ocsp.certificate import Certificate
 from lakthan_registry import tls
 from lakthan_registry.monitor_crl import CRLUnusable, read_published
 from support.crl import Listed, new_crl
 from support.pki import new_ca
 
 CA = new_ca("Public CA")
+MISFIT = Path(__file__).parents[1] / "fuzz/crashers/crl/crash-a4c5438c5b766e91b996c06b748e18ccde16fa44"
 _CRL_VERSION = bytes.fromhex("020101")
 _CERTIFICATE_VERSION = bytes.fromhex("a003020102")
 
@@ -44,6 +46,15 @@ READERS: dict[str, tuple[bytes, Callable[[Path, bytes], object], type[LakthanErr
     "approvers": (CERTIFICATE, lambda path, _: approval._read(path), ConfigError),
     "public key": (CERTIFICATE, lambda path, _: pkcs11_public._from_file(path), ConfigError),
 }
+
+
+def test_a_name_that_does_not_fit_is_refused_by_name() -> None:
+    """Cryptography has a TypeError for an attribute whose type is not one of text (found by fuzzing)."""
+    octets = MISFIT.read_bytes()
+    with pytest.raises(CeremonyRefused):
+        read_arl(octets, [Certificate.from_der(CA.der)])
+    with pytest.raises(CRLUnusable):
+        read_published("http://ca", octets, AuthorityRecord(1, "ca", (), (), ()), [])
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -39,6 +39,7 @@ _SKEW = timedelta(minutes=5)
 # cryptography has types of its own for what it finds wrong.
 _UNREADABLE = (
     ValueError,
+    TypeError,  # of a Name with an attribute of a type that does not fit
     x509.InvalidVersion,
     x509.ExtensionNotFound,
     x509.DuplicateExtension,
