@@ -226,6 +226,11 @@ async def test_a_crashed_worker_is_replaced(supervisor: Supervisor) -> None:
     before = supervisor.pids()
     os.kill(before[0], signal.SIGKILL)
     await supervisor.until(lambda: any("started again" in str(line["event"]) for line in supervisor.log))
+    # The one scrape says so, and still has all of the other one.
+    metrics = await supervisor.metrics()
+    assert metrics['lakthan_worker_up{worker="0"}'] == 0
+    assert metrics['lakthan_ocsp_feed_trusted{worker="1"}'] == 1
+    assert 'lakthan_ocsp_feed_trusted{worker="0"}' not in metrics
     for _ in range(10):
         assert await supervisor.ask(good) == ["good"]
     await supervisor.until(lambda: supervisor.pids()[0] != before[0])

@@ -133,6 +133,8 @@ class _Together(Collector):
             up.add_metric([number], float(bool(text)))
             restarts.add_metric([number], slot.restarts)
             replaced.add_metric([number], slot.replaced)
+            if not text:
+                continue  # nobody there: the others are shown all the same
             for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
                 metric = together.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 metric.samples += [
