@@ -164,7 +164,7 @@ def _rows(
     start, end = crl.entries_span
     entries = 0
     for chunk in crl_rows(crl, issuer.id, authority_of):
-        yield chunk.rows
+        yield chunk.row
         entries += chunk.entries
         if progress is not None:
             progress(entries, chunk.octets, end - start)

@@ -12,23 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import chain, repeat
-from operator import add, ne
+from operator import add, itemgetter, ne
 from typing import TYPE_CHECKING
 
-from lakthan.store.copy_rows import (
-    crl_entry_start,
-    instant_field,
-    microseconds,
-    octets_field,
-    pack_instant,
-    small_field,
-)
+from lakthan.store.copy_rows import NULL, crl_row, octets_field, seconds_field, seconds_fields, small_field
 from lakthan_registry.crl_syntax import (
     CRL,
     NO_EXTENSIONS,
     REMOVE_FROM_CRL,
     CRLSyntaxError,
+    Entry,
     EntryExtensions,
     read_entry,
     read_entry_extensions,
@@ -39,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ENTRIES_IN_A_CHUNK = 512  # what a chunk is made of fits into the processor's cache
-_TAILS_KEPT = 4096
-_MICROSECONDS = 1_000_000
+_EXTENSIONS_KEPT = 4096
+_SIXTEEN_MORE = bytes((number + 16) % 256 for number in range(256))
 
 # The length octet and the content of a serial number of at most 20 octets (RFC 5280 §4.1.2.2), minimally encoded. The
 # usual lengths come first.
@@ -60,7 +53,8 @@ def _expression(group: bytes) -> bytes:
             rb"\x30" + group + rb".)\x02",
             group + _SERIAL_NUMBER + rb")\x17\x0d",
             group + rb"[0-9]{6})",
-            group + rb"[0-9]{6})Z",
+            group + rb"[0-9]{4})",
+            group + rb"[0-9]{2})Z",
             group + _EXTENSIONS + rb")?",
         )
     )
@@ -73,11 +67,11 @@ _RUN = re.compile(b"(?:%s){1,%d}+" % (_expression(b"(?:"), _ENTRIES_IN_A_CHUNK),
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows. `octets`: how far into the CRL's entries the reading is; `entries`: how many rows these are."""
+    """Some entries, as one row of `crl_row`. `octets`: how far into the CRL's entries the reading is."""
 
     octets: int
     entries: int
-    rows: bytes
+    row: bytes
 
 
 def crl_rows(crl: CRL, authority_id: int, authority_of: Callable[[bytes], int]) -> Iterator[Chunk]:
@@ -88,66 +82,88 @@ def crl_rows(crl: CRL, authority_id: int, authority_of: Callable[[bytes], int]) 
     """
     data = crl.data
     at, end = first, _ = crl.entries_span
-    start = crl_entry_start(authority_id)
-    days, seconds, tails = _Days(), _Seconds(), _Tails(removes=crl.delta)
-    by_hand: list[bytes] = []
+    days, minutes, said = _Days(), _Minutes(), _Said(removes=crl.delta)
+    by_hand: list[Entry] = []
     while at < end:
         run = _RUN.match(data, at, end)
-        found = [] if run is None else _whole(_ENTRY.findall(data, at, run.end()))
-        if found:
+        found = None if run is None else _whole(_ENTRY.findall(data, at, run.end()))
+        if found is not None:
             if by_hand:
-                yield Chunk(at - first, len(by_hand), b"".join(by_hand))
+                yield _by_hand(authority_id, by_hand, at - first)
                 by_hand = []
             try:
-                rows = _rows_of(found, start + bytes(3), days, seconds, tails)
+                row = _row_of(authority_id, found, days, minutes, said)
             except ValueError as error:
                 raise CRLSyntaxError(f"this is not a well-formed CRL: {error}, after offset {at}") from error
-            at += sum(2 + entry[0][0] for entry in found)
-            yield Chunk(at - first, len(found), rows)
+            at += sum(found[0]) + 2 * len(found[0])
+            yield Chunk(at - first, len(found[0]), row)
             continue
         reader = crl.reader(at)
         entry = read_entry(reader)
         if entry.certificate_issuer is not None:
             if not crl.indirect:
                 raise CRLSyntaxError("an entry names a certificateIssuer, but this is no indirect CRL")
-            start = crl_entry_start(authority_of(entry.certificate_issuer))
+            if by_hand:
+                yield _by_hand(authority_id, by_hand, at - first)
+                by_hand = []
+            authority_id = authority_of(entry.certificate_issuer)
         _check_reason(entry.reason, removes=crl.delta)
-        by_hand.append(
-            start
-            + octets_field(entry.serial_number)
-            + instant_field(entry.revocation_date)
-            + small_field(entry.reason)
-            + instant_field(entry.invalidity_date)
-        )
+        by_hand.append(entry)
         at = reader.at
         if len(by_hand) == _ENTRIES_IN_A_CHUNK:
-            yield Chunk(at - first, len(by_hand), b"".join(by_hand))
+            yield _by_hand(authority_id, by_hand, at - first)
             by_hand = []
     if by_hand:
-        yield Chunk(at - first, len(by_hand), b"".join(by_hand))
+        yield _by_hand(authority_id, by_hand, at - first)
 
 
-# The length octet of an entry; of its serial number the length octet and the content; YYMMDD and HHMMSS; its
+# Of each entry: the length octet; of the serial number the length octet and the content; YYMMDD, HHMM and SS; the
 # crlEntryExtensions.
-_Found = tuple[bytes, bytes, bytes, bytes, bytes]
+_Found = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+# The same by columns, the length octets together.
+_Columns = tuple[bytes, tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]
 
 
-def _whole(found: list[_Found]) -> list[_Found]:
+def _whole(found: list[_Found]) -> _Columns | None:
     # The length of an entry is beyond the expression; 16 octets stand beside the parts that vary. An entry that is
-    # longer has extensions of another shape: there the strict reader takes over.
-    lengths, serial_numbers, _, _, extensions = zip(*found, strict=True)
-    wanted = bytes(map((16).__add__, map(add, map(len, serial_numbers), map(len, extensions))))
+    # longer has extensions of another shape: there the strict reader takes over. None: it is the first one.
+    lengths, serial_numbers, dates, minutes, seconds, extensions = zip(*found, strict=True)
     given = b"".join(lengths)
-    return found if given == wanted else found[: next(at for at, odd in enumerate(map(ne, given, wanted)) if odd)]
+    wanted = bytes(map(add, map(len, serial_numbers), map(len, extensions))).translate(_SIXTEEN_MORE)
+    if given == wanted:
+        return given, serial_numbers, dates, minutes, seconds, extensions
+    good = next(at for at, odd in enumerate(map(ne, given, wanted)) if odd)
+    return _whole(found[:good]) if good else None
 
 
-def _rows_of(found: list[_Found], start: bytes, days: _Days, seconds: _Seconds, tails: _Tails) -> bytes:
-    # `start` ends with three zero octets: with the length octet in front of the serial number they are the length of
-    # the field. Column by column, in loops that are not Python's.
-    _, serial_numbers, dates, times, extensions = zip(*found, strict=True)
-    instants = map(add, map(days.__getitem__, dates), map(seconds.__getitem__, times))
-    fields = (repeat(start), serial_numbers, map(pack_instant, repeat(8), instants), map(tails.__getitem__, extensions))
-    return b"".join(chain.from_iterable(zip(*fields, strict=False)))
+def _row_of(authority_id: int, found: _Columns, days: _Days, minutes_of: _Minutes, said: _Said) -> bytes:
+    # Column by column, in loops that are not Python's. With three zero octets in front the length octet of a serial
+    # number is the length of the field.
+    lengths, serial_numbers, dates, minutes, seconds, extensions = found
+    instants = map(
+        add,
+        map(add, map(days.__getitem__, dates), map(minutes_of.__getitem__, minutes)),
+        map(_SECONDS.__getitem__, seconds),
+    )
+    ends = list(map(said.__getitem__, extensions))
+    dated = any(date is not NULL for _, date in set(ends))
+    columns = (
+        b"\x00\x00\x00".join((b"", *serial_numbers)),
+        seconds_fields(tuple(instants)),
+        b"".join(map(itemgetter(0), ends)),
+        b"".join(map(itemgetter(1), ends)) if dated else None,
+    )
+    return crl_row(authority_id, len(lengths), columns)
+
+
+def _by_hand(authority_id: int, entries: list[Entry], octets: int) -> Chunk:
+    columns = (
+        b"".join([octets_field(entry.serial_number) for entry in entries]),
+        b"".join([seconds_field(entry.revocation_date) for entry in entries]),
+        b"".join([small_field(entry.reason) for entry in entries]),
+        b"".join([seconds_field(entry.invalidity_date) for entry in entries]),
+    )
+    return Chunk(octets, len(entries), crl_row(authority_id, len(entries), columns))
 
 
 def _check_reason(reason: int | None, *, removes: bool) -> None:
@@ -156,36 +172,45 @@ def _check_reason(reason: int | None, *, removes: bool) -> None:
 
 
 class _Days(dict[bytes, int]):
-    """YYMMDD → its midnight, in microseconds since 2000."""
+    """YYMMDD → its midnight, in seconds since 1970."""
 
     def __missing__(self, day: bytes) -> int:
-        found = self[day] = microseconds(utc_time(day + b"000000"))
+        found = self[day] = round(utc_time(day + b"000000").timestamp())
+        return found
+
+
+class _Minutes(dict[bytes, int]):
+    """HHMM → seconds since midnight. Not HHMMSS: so many would not fit into the processor's cache."""
+
+    def __missing__(self, time: bytes) -> int:
+        hour, minute = int(time[:2]), int(time[2:])
+        if hour > 23 or minute > 59:
+            raise ValueError(f"{time.decode()} is no time of day")
+        found = self[time] = (hour * 60 + minute) * 60
         return found
 
 
 class _Seconds(dict[bytes, int]):
-    """HHMMSS → microseconds since midnight."""
+    """SS → how many these are."""
 
-    def __missing__(self, time: bytes) -> int:
-        # Nearly every second of a day comes up in a long CRL, so no datetime is made for each.
-        hour, minute, second = int(time[:2]), int(time[2:4]), int(time[4:])
-        if hour > 23 or minute > 59 or second > 59:
-            raise ValueError(f"{time.decode()} is no time of day")
-        found = self[time] = (hour * 3600 + minute * 60 + second) * _MICROSECONDS
-        return found
+    def __missing__(self, second: bytes) -> int:
+        raise ValueError(f"{second.decode()} is no second of a minute")
 
 
-class _Tails(dict[bytes, bytes]):
-    """crlEntryExtensions → how the row ends: the reason and the invalidity date."""
+_SECONDS = _Seconds((b"%02d" % second, second) for second in range(60))
+
+
+class _Said(dict[bytes, tuple[bytes, bytes]]):
+    """crlEntryExtensions → the fields of the reason and of the invalidity date."""
 
     def __init__(self, *, removes: bool) -> None:
         super().__init__()
         self._removes = removes
 
-    def __missing__(self, encoded: bytes) -> bytes:
-        if len(self) > _TAILS_KEPT:  # each invalidity date makes one
+    def __missing__(self, encoded: bytes) -> tuple[bytes, bytes]:
+        if len(self) > _EXTENSIONS_KEPT:  # each invalidity date makes one
             self.clear()
         extensions: EntryExtensions = read_entry_extensions(encoded) if encoded else NO_EXTENSIONS
         _check_reason(extensions.reason, removes=self._removes)
-        tail = self[encoded] = small_field(extensions.reason) + instant_field(extensions.invalidity_date)
-        return tail
+        said = self[encoded] = small_field(extensions.reason), seconds_field(extensions.invalidity_date)
+        return said

@@ -27,7 +27,7 @@ from lakthan_registry.crl_check import CRLRefused
 from lakthan_registry.crl_import import import_crl
 from lakthan_registry.crl_rows import crl_rows
 from lakthan_registry.crl_syntax import read_crl
-from support.crl import Listed, entry, new_crl
+from support.crl import Listed, entry, extension, new_crl, reason_extension
 from support.database import OpenPool
 from support.pki import Issued, new_ca
 
@@ -361,7 +361,7 @@ async def test_a_certificate_revoked_while_a_first_crl_is_staged(house: House) -
         attempts += 1
         await work.scope()
         data = house.crl([entry(b"\x01", 1), entry(b"\x02", 1)], 1)
-        await work.stage(chunk.rows for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
+        await work.stage(chunk.row for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
         if attempts == 1:
             await house.writer.revoke(house.authority_id, b"\x02", reason=CRLReason.SUPERSEDED, actor="other")
         plan = await work.plan()
@@ -380,7 +380,7 @@ async def test_an_import_is_applied_as_it_was_begun(house: House) -> None:
 
     async def in_another_name(work: bulk.CRLImport) -> CRLOutcome:
         data = house.crl([entry(b"\x01", 1)], 1)
-        await work.stage(chunk.rows for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
+        await work.stage(chunk.row for chunk in crl_rows(read_crl(data), house.authority_id, lambda _name: 0))
         await work.apply(await work.plan(), "somebody else")
         raise AssertionError("it was applied")
 
@@ -394,11 +394,11 @@ async def test_staged_history_cannot_be_committed_without_its_status(house: Hous
     can anything be added to an import that was applied.
     """
     publisher = await open_as("lakthan_publisher")
-    copied = [chunk.rows for chunk in crl_rows(read_crl(house.crl([entry(b"\x01", 1)], 1)), house.authority_id, int)]
+    copied = [chunk.row for chunk in crl_rows(read_crl(house.crl([entry(b"\x01", 1)], 1)), house.authority_id, int)]
 
     async def stage(connection: asyncpg.pool.PoolConnectionProxy) -> None:
-        await bulk._copy(connection, copied, bulk._CRL_COLUMNS)
-        await connection.execute("SELECT plan_crl_part($1, '', now() - interval '1 hour', 'ca')", house.authority_id)
+        await bulk._copy(connection, copied, bulk._CRL_TABLE, bulk._CRL_COLUMNS)
+        await connection.execute("SELECT take_crl_part($1, '', now() - interval '1 hour', 'ca')", house.authority_id)
 
     async def without_applying() -> None:
         async with acting(publisher, authority_id=house.authority_id) as connection:
@@ -508,14 +508,14 @@ async def test_a_great_first_crl_that_comes_to_nothing_leaves_nothing(house: Hou
             await house.take(house.crl([*entries, wrong], 1))
         assert error.value.verdict.label == verdict
     publisher = await open_as("lakthan_publisher")
-    copied = [chunk.rows for chunk in crl_rows(read_crl(house.crl(entries, 1)), house.authority_id, int)]
+    copied = [chunk.row for chunk in crl_rows(read_crl(house.crl(entries, 1)), house.authority_id, int)]
 
     async def without_applying() -> None:
         async with acting(publisher, authority_id=house.authority_id) as connection:
             await connection.execute("SELECT open_bulk($1)", house.authority_id)
-            await bulk._copy(connection, copied, bulk._CRL_COLUMNS)
+            await bulk._copy(connection, copied, bulk._CRL_TABLE, bulk._CRL_COLUMNS)
             for function in (
-                "plan_crl_part($1, '', now() - interval '1 hour', 'ca')",
+                "take_crl_part($1, '', now() - interval '1 hour', 'ca')",
                 "plan_crl($1, '', false, now())",
             ):
                 await connection.execute(f"SELECT {function}", house.authority_id)
@@ -525,6 +525,46 @@ async def test_a_great_first_crl_that_comes_to_nothing_leaves_nothing(house: Hou
     assert await _tables_of_imports(house.pool) == []
     assert await house.pool.fetchval("SELECT count(*) FROM status_change") == 0
     assert (await house.take(house.crl(entries, 1))).held == 1_100
+
+
+async def test_what_the_entries_of_a_great_first_crl_say(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times, reasons and invalidity dates come on record as they stand there: in entries of every usual shape and odd
+    ones, side by side in one part, and in every part.
+    """
+    monkeypatch.setattr(bulk, "_PART_OCTETS", 600_000)
+    wanted = {}
+    entries = []
+    for number in range(1, 30_001):
+        serial, at = der.integer_content(number * 7919), _REVOKED_AT + timedelta(seconds=number)
+        reason = (None, 1, 4, 6)[number % 4]
+        invalid = at - timedelta(days=3) if number % 5 == 0 else None
+        said = [] if reason is None else [reason_extension(reason)]
+        if invalid is not None:
+            said.append(extension("2.5.29.24", der.generalized_time(invalid)))
+        if number % 35 == 0:
+            said.reverse()  # in this order nobody expects them: read by the strict reader
+        entries.append(entry(serial, at=at, extensions=said))
+        wanted[serial] = (at, reason, invalid)
+    outcome = await house.take(house.crl(entries, 1))
+    assert (outcome.revoked, outcome.held) == (22_500, 7_500)
+    columns = "serial_number, revocation_time, revocation_reason, invalidity_date"
+    for table in ("certificate_status", "status_change"):
+        rows = await house.pool.fetch(f"SELECT {columns} FROM {table}")
+        assert {bytes(row[0]): tuple(row)[1:] for row in rows} == wanted
+    assert len(await _tables_of_imports(house.pool)) == 1
+
+
+async def test_a_great_seal_is_dealt_out(house: House, open_as: OpenPool) -> None:
+    """Helpers of the session hash parts of it: PostgreSQL plans so, with the settings that the seal brings along."""
+    owner = await open_as(None)
+    async with owner.acquire() as connection, connection.transaction():
+        settings = await connection.fetchval("SELECT proconfig FROM pg_proc WHERE proname = 'seal_bulk'")
+        for name, value in (each.split("=", 1) for each in settings):
+            await connection.execute("SELECT set_config($1, $2, true)", name, value.strip('"'))
+        shares = " UNION ALL ".join(f"SELECT * FROM hash_changes(1, 1, 'me', 1, {at}, {at})" for at in range(8))
+        plan = await connection.fetch(f"EXPLAIN SELECT count(*) FROM ({shares}) AS h")
+    assert any("Parallel Append" in line[0] for line in plan), plan
+    assert any("Workers Planned: 2" in line[0] for line in plan), plan
 
 
 async def test_two_great_first_crls_at_once(house: House) -> None:
@@ -571,6 +611,7 @@ async def test_a_publisher_imports_its_own_crl_and_no_other(house: House, open_a
     "statement",
     [
         "SELECT open_bulk($1)",
+        "SELECT take_crl_part($1, '', now(), 'me')",
         "SELECT plan_crl($1, '', false, now())",
         "SELECT plan_issued($1)",
         "SELECT apply_plan($1, 'me', NULL)",
@@ -592,10 +633,12 @@ async def test_a_publisher_cannot_call_the_functions_for_another_authority(
 async def test_nobody_slips_a_table_of_his_own_under_the_functions(house: House) -> None:
     """A table with the name of the staged one that is not the schema's own is refused."""
     async with house.pool.acquire() as connection, connection.transaction():
-        for table in ("staged_entry", "planned_change"):
+        for table in ("staged_entry", "staged_part", "planned_change"):
             await connection.execute(f"CREATE TEMP TABLE {table} (authority_id integer) ON COMMIT DROP")
-        with pytest.raises(asyncpg.PostgresError, match="open_bulk first"):
-            await connection.execute("SELECT apply_plan($1, 'me', NULL)", house.authority_id)
+        for function in ("apply_plan($1, 'me', NULL)", "take_crl_part($1, '', now(), 'me')"):
+            with pytest.raises(asyncpg.PostgresError, match="open_bulk first"):
+                async with connection.transaction():
+                    await connection.execute(f"SELECT {function}", house.authority_id)
 
 
 async def test_a_change_by_somebody_else_meanwhile_is_planned_anew(

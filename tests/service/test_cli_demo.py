@@ -144,7 +144,7 @@ def test_stop_and_start_again_keep_everything(tmp_path: Path) -> None:
         assert not any(Path(f"/proc/{child}").exists() for child in children)
         assert not (demo.directory / "running.json").exists()
         assert "no demo is running" in demo.lakthan("status", demo.pki / "good.pem").stderr
-        assert "revision 0008" in demo.lakthan("db", "status").stdout
+        assert "revision 0009" in demo.lakthan("db", "status").stdout
     with started(tmp_path / "demo") as demo:
         demo.until_ready()
         assert demo.stop(signal.SIGKILL) == -signal.SIGKILL

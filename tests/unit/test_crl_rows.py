@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 
 import pytest
 from cryptography import x509
@@ -18,41 +19,60 @@ from support.crl import Listed, entry, extension, new_crl, reason_extension
 from support.pki import new_ca
 
 CA = new_ca("Rows")
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INVALIDITY = extension("2.5.29.24", der.generalized_time(datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)))
 
 
 def _rows(crl: CRL) -> list[Entry]:
-    """The rows, taken apart by a reader of COPY's format that is written for this test."""
-    data = b"".join(chunk.rows for chunk in crl_rows(crl, 7, lambda _name: 8))
-    found, at = [], 0
-    while at < len(data):
-        [fields] = struct.unpack_from(">h", data, at)
-        assert fields == 5
-        at += 2
-        values: list[bytes | None] = []
-        for _ in range(fields):
-            [length] = struct.unpack_from(">i", data, at)
-            at += 4
-            values.append(None if length < 0 else data[at : at + length])
-            at += max(length, 0)
-        authority, serial, revoked, reason, invalid = values
-        assert authority in (b"\0\0\0\7", b"\0\0\0\10")
-        assert serial is not None
-        assert revoked is not None
-        found.append(
-            Entry(
-                serial,
-                _instant(revoked),
-                None if reason is None else int.from_bytes(reason, "big", signed=True),
-                None if invalid is None else _instant(invalid),
+    """The entries of the rows, taken apart by a reader of COPY's format that is written for this test."""
+    found = []
+    for chunk in crl_rows(crl, 7, lambda _name: 8):
+        fields = _fields(chunk.row, 2)
+        assert chunk.row[:2] == b"\0\5"
+        assert len(fields) == 5
+        assert fields[0] in (b"\0\0\0\7", b"\0\0\0\10")
+        columns = [_elements(field, of_type) for field, of_type in zip(fields[1:], (17, 701, 21, 701), strict=True)]
+        entries = list(zip_longest(*columns))
+        assert len(entries) == chunk.entries
+        for serial, revoked, reason, invalid in entries:
+            assert serial is not None
+            assert revoked is not None
+            found.append(
+                Entry(
+                    serial,
+                    _instant(revoked),
+                    None if reason is None else int.from_bytes(reason, "big", signed=True),
+                    None if invalid is None else _instant(invalid),
+                )
             )
-        )
     return found
 
 
+def _fields(data: bytes, at: int) -> list[bytes | None]:
+    values: list[bytes | None] = []
+    while at < len(data):
+        [length] = struct.unpack_from(">i", data, at)
+        at += 4
+        values.append(None if length < 0 else data[at : at + length])
+        at += max(length, 0)
+    assert at == len(data)
+    return values
+
+
+def _elements(array: bytes | None, of_type: int) -> list[bytes | None]:
+    """Of an array as array_recv() reads it: dimensions, flags, type; of the only dimension length and begin."""
+    if array is None:
+        return []
+    dimensions, _, element_type, length, first = struct.unpack_from(">iiIii", array)
+    assert (dimensions, element_type, first) == (1, of_type, 1)
+    elements = _fields(array, 20)
+    assert len(elements) == length
+    return elements
+
+
 def _instant(field: bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=int.from_bytes(field, "big", signed=True))
+    [seconds] = struct.unpack(">d", field)
+    return _EPOCH + timedelta(seconds=seconds)
 
 
 def _strict(crl: CRL) -> list[Entry]:
@@ -147,9 +167,10 @@ def test_a_certificate_issuer_holds_until_the_next_one() -> None:
         asked.append(found)
         return 8
 
-    rows = b"".join(chunk.rows for chunk in crl_rows(indirect, 7, authority_of))
-    at_first, after = rows.count(b"\0\5\0\0\0\4\0\0\0\7"), rows.count(b"\0\5\0\0\0\4\0\0\0\10")
-    assert (at_first, after, asked) == (1, 2, [name])
+    chunks = [(_fields(chunk.row, 2)[0], chunk.entries) for chunk in crl_rows(indirect, 7, authority_of)]
+    listed = {authority: sum(entries for of, entries in chunks if of == authority) for authority, _ in chunks}
+    assert listed == {b"\0\0\0\7": 1, b"\0\0\0\10": 2}
+    assert asked == [name]
     with pytest.raises(CRLSyntaxError, match="no indirect CRL"):
         list(crl_rows(read_crl(new_crl(CA, Listed(entries))), 7, authority_of))
 

@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 _STATEMENT_SECONDS = 3600
 _ATTEMPTS = 5
 _LISTED_TWICE = "LK008"
-# A hundred thousand entries of a CRL: little memory, and the database sorts them in its own.
-_PART_OCTETS = 6_000_000
+# A hundred thousand entries of a CRL: little memory.
+_PART_OCTETS = 4_000_000
+# So much that the socket has something to send whenever whoever reads lets it.
+_PIECES_AT_ONCE = 32
 
 _Outcome = TypeVar("_Outcome")
 
-_CRL_COLUMNS = ("authority_id", "serial_number", "revocation_time", "revocation_reason", "invalidity_date")
+_CRL_TABLE = "staged_part"
+_CRL_COLUMNS = ("authority_id", "serial_numbers", "revocation_times", "revocation_reasons", "invalidity_dates")
+_ISSUED_TABLE = "staged_entry"
 _ISSUED_COLUMNS = (
     "authority_id",
     "serial_number",
@@ -180,20 +184,18 @@ class CRLImport:
         return 10 if found is None else int(found)
 
     async def stage(self, rows: Iterable[bytes]) -> None:
-        """Send the entries, part by part: while the database compares one, the next is read. A part is sent at once,
-        because the database would wait for whoever reads in between. `rows` are as `lakthan.store.copy_rows` describes.
-        Errors of the iterable pass.
+        """Send the entries, part by part: while one is on its way and the database compares it, the next is read.
+        `rows` are as `lakthan.store.copy_rows.crl_row` gives them. Errors of the iterable pass.
         """
         under_way: asyncio.Task[None] | None = None
         try:
             for part in _parts(rows):
-                if part is None:  # reading takes milliseconds: the part that is under way gets its turn in between
+                if part is None:  # reading takes a millisecond: the part that is under way gets its turn in between
                     await asyncio.sleep(0)
                     continue
                 if under_way is not None:
                     await under_way
-                await _copy(self._connection, part, _CRL_COLUMNS)
-                under_way = asyncio.create_task(self._compare_part())
+                under_way = asyncio.create_task(self._take_part(part))
             if under_way is not None:
                 await under_way
         except BaseException:
@@ -202,10 +204,11 @@ class CRLImport:
                 await asyncio.gather(under_way, return_exceptions=True)  # the connection is free again: roll back
             raise
 
-    async def _compare_part(self) -> None:
+    async def _take_part(self, part: Sequence[bytes]) -> None:
         facts = self._facts
+        await _copy(self._connection, part, _CRL_TABLE, _CRL_COLUMNS)
         await self._connection.execute(
-            "SELECT plan_crl_part($1, $2, $3, $4)",
+            "SELECT take_crl_part($1, $2, $3, $4)",
             facts.authority_id,
             facts.scope,
             facts.this_update,
@@ -307,7 +310,7 @@ async def import_issued(
         async with _bulk(
             pool, authority_id, actor=actor, through=through, detail=detail, acting_for=acting_for, event="import"
         ) as connection:
-            await _copy(connection, [issued_rows(authority_id, entries)], _ISSUED_COLUMNS)
+            await _copy(connection, [issued_rows(authority_id, entries)], _ISSUED_TABLE, _ISSUED_COLUMNS)
             [row] = await connection.fetch("SELECT * FROM plan_issued($1)", authority_id, timeout=_STATEMENT_SECONDS)
             version = None if dry_run else await _apply(connection, authority_id, actor, None)
             changed = row["issued"] + row["revoked"] + row["held"]
@@ -356,15 +359,17 @@ async def _bulk(
         yield connection
 
 
-async def _copy(connection: asyncpg.pool.PoolConnectionProxy, rows: Sequence[bytes], columns: tuple[str, ...]) -> None:
+async def _copy(
+    connection: asyncpg.pool.PoolConnectionProxy, rows: Sequence[bytes], table: str, columns: tuple[str, ...]
+) -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield HEADER
-        for piece in rows:
-            yield piece
+        for at in range(0, len(rows), _PIECES_AT_ONCE):
+            yield b"".join(rows[at : at + _PIECES_AT_ONCE])
         yield TRAILER
 
     await connection.copy_to_table(
-        "staged_entry",
+        table,
         schema_name="pg_temp",
         columns=columns,
         source=stream(),
