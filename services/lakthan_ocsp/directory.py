@@ -193,6 +193,11 @@ class Directory:
         # Who answers a request that asks about one certificate and prefers nothing, which is nearly every request.
         self._usually: dict[bytes, Entitled | Published] = {}
 
+    @property
+    def speaks(self) -> bool:
+        """True when somebody is answered for."""
+        return bool(self._speakers or self._published)
+
     def entitled(self, request: OCSPRequest) -> Entitled | Published:
         """Who answers this request. Raises `NotEntitled` when no one responder may answer all of it.
 

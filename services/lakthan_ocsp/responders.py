@@ -65,6 +65,10 @@ class Responders:
         """What is wrong with the key list of a ring, or one of its keys; '' when nothing is."""
         return ring.problem or self._passed_over.get(ring, "")
 
+    def without_keys(self) -> list[str]:
+        """The authorities with a list all of whose keys are retired: that responder says nothing."""
+        return [ring.name for ring in self.rings if not ring.held]
+
     def lives(self) -> list[KeyLife]:
         """Every key, for the metrics."""
         return [

@@ -17,7 +17,8 @@ from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeRefused
 from lakthan.store.credentials import CredentialAdmin
 from lakthan.store.records import AuthorityPolicy, CredentialRole
-from lakthan_registry.authority_check import Level, check_authority, check_crl_url
+from lakthan_registry.authority_check import Level, check_authority
+from lakthan_registry.crl_url import check_crl_url
 from lakthan_registry.messages import (
     AuditHead,
     AuditHeads,

@@ -11,7 +11,6 @@ two together. Sources: RFC 5280 §4, RFC 6960 §4.2.2.2, CA/Browser Forum TLS Ba
 from __future__ import annotations
 
 import re
-import urllib.parse
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -362,25 +361,6 @@ def _check_hash(view: CertificateView, *, only_warn: bool = False) -> Iterator[F
     if algorithm is not None and algorithm.name in _OLD_HASHES:
         level = _warning if only_warn else _error
         yield level(view, f"signed with {algorithm.name}", "have it issued again with SHA-256 or better")
-
-
-def check_crl_url(url: str) -> str:
-    """The URL of a CRL that can be fetched, as it stands. Raises `ConfigError` that says what to write instead."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        parts.port  # noqa: B018  # raises as well
-    except ValueError as error:
-        raise ConfigError(f"{url!r} is no URL of a CRL ({error}): write http://HOST/FILE.crl") from error
-    if parts.scheme in ("ldap", "ldaps"):
-        raise ConfigError(
-            f"{url}: CRLs are not fetched by LDAP. Give the http URL where the CA publishes the same list, or put the "
-            "list into the spool folder"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{url!r} is no URL of a CRL: write http://HOST/FILE.crl or https://HOST/FILE.crl")
-    if parts.username is not None or parts.fragment:
-        raise ConfigError(f"{parts.hostname}: a CRL's URL has no user name, password or fragment")
-    return url
 
 
 def _extension(view: CertificateView, kind: type[_Extension]) -> x509.Extension[_Extension] | None:

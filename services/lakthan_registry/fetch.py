@@ -22,7 +22,7 @@ import aiohttp
 from yarl import URL
 
 from lakthan.errors import ConfigError, LakthanError
-from lakthan_registry.authority_check import check_crl_url
+from lakthan_registry.crl_url import check_crl_url
 
 if TYPE_CHECKING:
     from typing import BinaryIO

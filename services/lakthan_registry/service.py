@@ -277,6 +277,7 @@ class PublisherService:
         known = await reader.status(caller.authority_id, certificate.serial_number)
         requests, result = ejbca.differences(call.body, certificate, known, call.now)
         if not requests:
+            await ChangeWriter(self._publishers, acting_for=caller.authority_id).confirm()
             return EJBCAReply("unchanged", None if known is None else known.version)
         for request in requests:
             caller.demand_scope(SCOPES[request.change])

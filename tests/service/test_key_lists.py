@@ -77,6 +77,11 @@ class OCSP:
             while await self.signer() != name:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
+    async def ready(self) -> tuple[int, str]:
+        """What /readyz says."""
+        async with self.session.get(f"{self.admin_url}/readyz") as reply:
+            return reply.status, await reply.text()
+
     async def until_metric(self, name: str, value: float) -> dict[str, float]:
         """Return when a series says so; gives all of them."""
         async with asyncio.timeout(30):
@@ -87,15 +92,21 @@ class OCSP:
 
 @asynccontextmanager
 async def responder(
-    database_url: str, folder: Path, open_as: OpenPool, ca: Issued, issued: dict[str, Issued], **settings: object
+    database_url: str,
+    folder: Path,
+    open_as: OpenPool,
+    ca: Issued,
+    issued: dict[str, Issued],
+    *others: ResponderConfig,
+    **settings: object,
 ) -> AsyncIterator[OCSP]:
-    """Serve the list that is in the folder."""
+    """Serve the list that is in the folder, and what `others` say."""
     pool = await open_as("lakthan_registry")
     authority_id = await AuthorityAdmin(pool).add_authority("public-ca", [ca.der])
     citizen = issue("citizen", ca)
     await ChangeWriter(pool).issue(authority_id, citizen.serial_number, actor=ACTOR)
     config = ResponderConfig("public-ca", keys=folder / "keys.toml", **settings)  # type: ignore[arg-type]
-    ports = OCSPConfig([config], DatabaseConfig(database_url), port=0, admin_port=0)
+    ports = OCSPConfig([config, *others], DatabaseConfig(database_url), port=0, admin_port=0)
     async with running(serve, Config(ocsp=ports)) as (port, admin_port), aiohttp.ClientSession() as session:
         url, admin_url = (f"http://127.0.0.1:{each}" for each in (port, admin_port))
         yield OCSP(url, admin_url, session, ca, request_for(citizen, ca), issued)
@@ -180,7 +191,8 @@ async def test_from_a_file_into_an_hsm(
 
 async def test_the_last_key_is_retired(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
     """`lakthan keys retire --force` takes the only key away: at once nobody answers for the authority any more, with an
-    answer from memory neither; the metrics say so, and the next key that is installed answers without a restart.
+    answer from memory neither; the metrics and /readyz say so, and the next key that is installed answers without a
+    restart.
     """
     ca = new_ca("Public CA")
     issued = {"only": new_responder(ca), "next": new_responder(ca)}
@@ -197,12 +209,36 @@ async def test_the_last_key_is_retired(database_url: str, tmp_path: Path, open_a
         await ocsp.until_metric(problem, 1)
         async with ocsp.session.post(ocsp.url, data=ocsp.request) as reply:
             assert OCSPReply(reply.status, reply.headers, await reply.read()).status == "unauthorized"
+        status, text = await ocsp.ready()
+        assert status == 503
+        assert "responder public-ca: its last key is retired: install one\n" in text
         following = put(tmp_path, "next", issued["next"])
         key_list.write(tmp_path / "keys.toml", [*key_list.read(tmp_path / "keys.toml"), following])
         signs = f'authority="public-ca",certificate="{following.sha256[:16]}",state="signing"'
         said = await ocsp.until_metric(f"lakthan_ocsp_signing_key_state{{{signs}}}", 1)
         assert said[problem] == 0
         await ocsp.until_signed_by("next")
+        status, text = await ocsp.ready()
+        assert status == 200, text
+        assert "retired" not in text
+
+
+async def test_who_answers_for_another_stays(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """The last key of one of two authorities is retired: /readyz names it, and the other one is answered for."""
+    ca, other = new_ca("Public CA"), new_ca("Other CA")
+    only = new_responder(ca)
+    entry = put(tmp_path, "only", only)
+    key_list.write(tmp_path / "keys.toml", [entry])
+    certificate, key = new_responder(other).write(tmp_path, "other")
+    await AuthorityAdmin(await open_as("lakthan_registry")).add_authority("other-ca", [other.der])
+    beside = ResponderConfig("other-ca", certificate, KeyURI(f"file:{key.name}", tmp_path))
+    async with responder(database_url, tmp_path, open_as, ca, {"only": only}, beside) as ocsp:
+        key_list.write(tmp_path / "keys.toml", [msgspec.structs.replace(entry, retired=entry.installed)])
+        async with asyncio.timeout(30):
+            while (said := await ocsp.ready())[1].count("retired") == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert said[0] == 200, said[1]
+        assert "responder public-ca (its last key is retired: it signs nothing): ok\n" in said[1]
 
 
 async def test_a_frozen_key_of_a_list(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:

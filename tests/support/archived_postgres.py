@@ -12,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -46,6 +48,7 @@ class ArchivedPostgres:
         self._elsewhere = make_scratch()
         self._archive = self._elsewhere / "archive"
         self._backup = self._elsewhere / "backup"
+        self._receiver_log = self._elsewhere / "pg_receivewal.log"
         self._receiver: subprocess.Popen[bytes] | None = None
         self._lives = 0
 
@@ -85,12 +88,16 @@ class ArchivedPostgres:
             slot,
         ]
         self._run(*receive, "--create-slot", "--if-not-exists")
-        self._receiver = subprocess.Popen(
-            [*map(str, receive), "--synchronous", "--no-loop"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=self._environment(),
-        )
+        with self._receiver_log.open("wb") as log:
+            self._receiver = subprocess.Popen(
+                [*map(str, receive), "--synchronous"], stdout=log, stderr=log, env=self._environment()
+            )
+
+    def demand_life(self) -> None:
+        """Raises `AssertionError` when pg_receivewal has ended by itself: no commit is confirmed any more."""
+        if self._receiver is not None and self._receiver.poll() is not None:
+            said = self._receiver_log.read_text(errors="replace")
+            raise AssertionError(f"pg_receivewal ended by itself with {self._receiver.returncode}: {said}")
 
     async def until_archiving(self) -> None:
         """Return when commits are confirmed again: pg_receivewal counts as the synchronous standby."""
@@ -100,9 +107,20 @@ class ArchivedPostgres:
             while not await connection.fetchval(
                 "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')"
             ):
+                self.demand_life()
                 assert time.monotonic() < deadline, "pg_receivewal does not receive"
         finally:
             await connection.close()
+
+    @contextmanager
+    def nobody_receives(self) -> Iterator[None]:
+        """Until the end of the block pg_receivewal stands still: nothing that is committed is in two places."""
+        assert self._receiver is not None
+        self._receiver.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._receiver.send_signal(signal.SIGCONT)
 
     def back_up(self) -> None:
         """An online base backup."""

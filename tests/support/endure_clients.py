@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Protocol, Self
 
@@ -54,7 +55,7 @@ class Ledger:
     `granted`: by serial number (content octets), the SHA-256 of the token and the era in which it came. `era`: counted
     up at a backup and at a restore. `twice`: serial numbers that came a second time. `refused`: by failInfo, or how the
     connection ended. `wrong`: replies that should not be. `sent_at`: for each worker, when the latest request that was
-    granted had been sent (`time.monotonic`).
+    granted had been sent (`time.monotonic`). `latest`: the latest of `refused`, and when (UTC).
     """
 
     granted: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Ledger:
     refused: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[str] = field(default_factory=list)
     sent_at: dict[int, float] = field(default_factory=dict)
+    latest: str = "nothing but grants"
     sample_every: int = 500
 
     def keep(self, token: bytes, serial_number: bytes) -> None:
@@ -71,6 +73,11 @@ class Ledger:
             self.twice.append(serial_number)
         self.granted[serial_number] = (sha256(token).digest(), self.era)
 
+    def refuse(self, label: str) -> None:
+        """Write down that somebody was refused."""
+        self.refused[label] += 1
+        self.latest = f"{datetime.now(UTC):%H:%M:%S.%f} {label}"
+
     def read(self, body: bytes, imprint: bytes, nonce: bytes) -> bool:
         """Judge a reply and write it down; True when it grants a token. Raises `ValueError` for one that is wrong."""
         if int.from_bytes(body[2:4], "big") + 4 != len(body) or body[4:9] != _GRANTED:
@@ -78,7 +85,7 @@ class Ledger:
                 bits, _ = failure(body)
             except AssertionError as error:
                 raise ValueError("neither a grant nor a refusal") from error
-            self.refused[" ".join(sorted(map(_label, bits)))] += 1
+            self.refuse(" ".join(sorted(map(_label, bits))))
             return False
         # messageImprint, then serialNumber; the nonce is what comes last in such a TSTInfo (RFC 3161 §2.4.2).
         at = body.index(_IMPRINT_HEAD + imprint) + len(_IMPRINT_HEAD) + 32
@@ -138,10 +145,10 @@ class Connection:
             self._hang_up()
             self._ledger.wrong.append(f"no reply within {_REPLY_SECONDS:.0f} s")
         except ConnectionRefusedError:
-            self._ledger.refused["(nobody there)"] += 1
+            self._ledger.refuse("(nobody there)")
         except (OSError, EOFError):
             self._hang_up()
-            self._ledger.refused["(connection broke)"] += 1
+            self._ledger.refuse("(connection broke)")
         except (ValueError, LookupError) as error:
             self._hang_up()
             self._ledger.wrong.append(f"{type(error).__name__}: {error}")
@@ -161,7 +168,7 @@ class Connection:
         if headers.get(b"connection") == b"close":
             self._hang_up()
         if lines[0].split(b" ")[1] != b"200":
-            self._ledger.refused[f"HTTP {lines[0].split(b' ')[1].decode()}"] += 1
+            self._ledger.refuse(f"HTTP {lines[0].split(b' ')[1].decode()}")
             return None
         if headers[b"content-type"] != b"application/timestamp-reply":
             raise ValueError("a reply of another media type")
@@ -197,7 +204,11 @@ class Crew:
         """Return when every request that is under way has come to its end."""
         before = [(connection, connection.turns) for connection in self._connections]
         while any(connection.turns == turns for connection, turns in before):
-            for task in self._tasks:
-                if task.done():
-                    task.result()
+            self.demand_life()
             await asyncio.sleep(0.002)
+
+    def demand_life(self) -> None:
+        """Raise what ended a client that has ended by itself."""
+        for task in self._tasks:
+            if task.done():
+                task.result()

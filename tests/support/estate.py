@@ -1,24 +1,21 @@
 """A small estate for rehearsals: one CA, the three services in processes of their own, and clients that write all down.
 
 A CA pushes revocations over HTTPS, signers ask for tokens, relying parties ask for statuses, all at the same time and
-whatever happens below. What each was told is in the `Books`, against which a rehearsal holds the database afterwards.
+whatever happens below (`support.estate_clients`). What each was told is in the `Books`, against which a rehearsal
+holds the database afterwards.
 """
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import itertools
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-import aiohttp
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -28,11 +25,10 @@ from lakthan import der
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.credentials import CredentialAdmin
-from lakthan.store.feed import BOUND
 from lakthan.store.pool import open_pool
 from lakthan.store.records import Change, ChangeRequest, CredentialRole
 from support.crl import Listed, entry, new_crl
-from support.endure_clients import Crew, Ledger
+from support.estate_clients import Books, Clients
 from support.pki import new_ca, new_responder
 from support.registry import new_server
 from support.service_process import ServiceProcess
@@ -46,45 +42,6 @@ LOGINS = {
 }
 MODULES = {"ocsp": "lakthan_ocsp", "tsa": "lakthan_tsa", "registry": "lakthan_registry"}
 _FIRST_SERIAL = 0x4C414B00
-_TIMEOUT = aiohttp.ClientTimeout(total=15)
-_PAUSE_SECONDS = 0.02
-_BREATH_SECONDS = 0.002
-_PATIENCE_SECONDS = 240.0
-
-
-@dataclass
-class TimedLedger(Ledger):
-    """Also when each token came."""
-
-    received: dict[bytes, datetime] = field(default_factory=dict)
-
-    def keep(self, token: bytes, serial_number: bytes) -> None:
-        """See `Ledger`."""
-        super().keep(token, serial_number)
-        self.received[serial_number] = datetime.now(UTC)
-
-
-@dataclass
-class Books:
-    """What the clients were told.
-
-    `revoked`: by serial number, when the registry's acknowledgement came. `heard`: how often each word was heard, by
-    who said it, and `slowest` the longest that took, in seconds. `served`: how `?wait=served` ended. `wrong`: a good
-    that came although the question was sent after the acknowledgement. `refused`: by service, everything that was no
-    success.
-    """
-
-    revoked: dict[int, datetime] = field(default_factory=dict)
-    tokens: TimedLedger = field(default_factory=TimedLedger)
-    heard: dict[str, collections.Counter[str]] = field(
-        default_factory=lambda: collections.defaultdict(collections.Counter)
-    )
-    slowest: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
-    served: collections.Counter[str] = field(default_factory=collections.Counter)
-    wrong: list[str] = field(default_factory=list)
-    refused: dict[str, collections.Counter[str]] = field(
-        default_factory=lambda: collections.defaultdict(collections.Counter)
-    )
 
 
 class Estate:
@@ -190,9 +147,12 @@ database.url = "{self._url("publisher")}"
         tsa: Sequence[ServiceProcess] = (),
         responders: dict[str, ServiceProcess],
         signers: int = 2,
+        below: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Clients]:
-        """Clients at work until the end of the block. `responders`: by the name under which they are in the books."""
-        clients = Clients(self, responders)
+        """Clients at work until the end of the block. `responders`: by the name under which they are in the books;
+        `below()` raises when what all of them need has ended.
+        """
+        clients = Clients(self, responders, below)
         async with clients.running(registry, tsa, signers):
             yield clients
 
@@ -226,119 +186,3 @@ database.url = "{self._url("publisher")}"
         key = sha256(public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)).digest()
         builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, serial_number, hashes.SHA256())
         return builder.build().public_bytes(Encoding.DER)
-
-
-def said(body: bytes) -> str:
-    """The word of an OCSPResponse: `good`, `revoked`, `unknown`, or the OCSPResponseStatus without an answer."""
-    response = ocsp.load_der_ocsp_response(body)
-    if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-        return response.response_status.name.lower()
-    return response.certificate_status.name.lower()
-
-
-class Clients:
-    """The CA, the signers and the relying parties, at work. `registry`: to whom the CA pushes; `served`: it asks to
-    hear when every responder answers by its revocation.
-    """
-
-    def __init__(self, estate: Estate, responders: dict[str, ServiceProcess]) -> None:
-        self._estate = estate
-        self._books = estate.books
-        self.responders = responders
-        self.registry: ServiceProcess | None = None
-        self.served = False
-        self._allowed = len(estate.books.revoked)
-
-    def allow(self, revocations: int) -> None:
-        """The CA may revoke so many more."""
-        self._allowed += revocations
-
-    @asynccontextmanager
-    async def running(
-        self, registry: ServiceProcess | None, tsa: Sequence[ServiceProcess], signers: int
-    ) -> AsyncIterator[None]:
-        """Work until the end of the block."""
-        self.registry = registry
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-            tasks = [asyncio.create_task(self._ask(session)), asyncio.create_task(self._revoke(session))]
-            try:
-                async with Crew(self._books.tokens, tsa, signers):
-                    yield
-            finally:
-                for task in tasks:
-                    failed = task.done()
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
-                    assert not failed, "a client has ended by itself"
-
-    async def until(self, *, revoked: int = 0, tokens: int = 0, heard: int = 0) -> None:
-        """Let the CA revoke so many more, and return when so many were acknowledged, granted, heard from each."""
-        books = self._books
-        self.allow(revoked)
-        least = len(books.revoked) + min(revoked, self._estate.left), len(books.tokens.granted) + tokens
-        answers = {name: books.heard[name].total() + heard for name in self.responders}
-
-        def done() -> bool:
-            enough = len(books.revoked) >= least[0] and len(books.tokens.granted) >= least[1]
-            return enough and all(books.heard[name].total() >= number for name, number in answers.items())
-
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while not done():  # noqa: ASYNC110 - three kinds of clients make it true
-                await asyncio.sleep(0.01)
-
-    async def _revoke(self, session: aiohttp.ClientSession) -> None:
-        tls = self._estate.tls()
-        headers = {"Authorization": f"Bearer {self._estate.token}"}
-        while True:
-            registry = self.registry
-            if (
-                registry is None
-                or not self._estate.left
-                or not registry.port
-                or len(self._books.revoked) >= self._allowed
-            ):
-                await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            serial_number = self._estate.next_certificate()
-            url = f"https://127.0.0.1:{registry.port}/v1/certificates/{serial_number:X}/revoke"
-            url += "?wait=served" if self.served else ""
-            acknowledged = False
-            try:
-                async with session.post(url, json={}, headers=headers, ssl=tls) as reply:
-                    acknowledged = reply.status == 200
-                    if acknowledged and self.served:
-                        self._books.served[(await reply.json())["served"]] += 1
-                    if not acknowledged:
-                        self._books.refused["registry"][f"HTTP {reply.status}"] += 1
-            except (aiohttp.ClientError, TimeoutError) as error:
-                self._books.refused["registry"][type(error).__name__] += 1
-            if acknowledged:
-                self._books.revoked[serial_number] = datetime.now(UTC)
-            else:
-                self._estate.again(serial_number)
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _ask(self, session: aiohttp.ClientSession) -> None:
-        """About one certificate after another, of each responder, for ever."""
-        for serial_number in itertools.cycle(self._estate.serial_numbers):
-            question = self._estate.question(serial_number)
-            for name, responder in list(self.responders.items()):
-                if not responder.port:
-                    continue
-                # Without ?wait=served a notification is on its way for a moment, or trust runs out by the bound.
-                known = self._books.revoked.get(serial_number)
-                revoked_before = known is not None and (self.served or datetime.now(UTC) - known > BOUND)
-                sent_at = time.monotonic()
-                try:
-                    async with session.post(f"http://127.0.0.1:{responder.port}", data=question) as reply:
-                        word = said(await reply.read()) if reply.status == 200 else f"HTTP {reply.status}"
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    word = type(error).__name__
-                self._books.heard[name][word] += 1
-                self._books.slowest[name] = max(self._books.slowest[name], time.monotonic() - sent_at)
-                if word not in ("good", "revoked"):
-                    self._books.refused[name][word] += 1
-                if word == "good" and revoked_before:
-                    self._books.wrong.append(f"{name}: {serial_number:X} is good after it was acknowledged as revoked")
-            await asyncio.sleep(_BREATH_SECONDS)

@@ -38,7 +38,8 @@ from rich.table import Table
 from lakthan.store.migrate import migrate
 from lakthan_cli.__main__ import main as lakthan
 from support.archived_postgres import ArchivedPostgres
-from support.estate import AUTHORITY, LOGINS, Clients, Estate, said
+from support.estate import AUTHORITY, LOGINS, Estate
+from support.estate_clients import Clients, said
 from support.service_process import ServiceProcess
 
 SURVIVOR, FRESH = "responder that lived on", "responder started after"
@@ -110,7 +111,10 @@ class Rehearsal:
         try:
             await self._open()
             async with self._estate.at_work(
-                registry=self._registry, tsa=[self._tsa], responders={SURVIVOR: self._survivor}
+                registry=self._registry,
+                tsa=[self._tsa],
+                responders={SURVIVOR: self._survivor},
+                below=self._postgres.demand_life,
             ) as clients:
                 await self._play(clients)
             self._count()

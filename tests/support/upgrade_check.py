@@ -35,7 +35,8 @@ from lakthan.store.embedded import EmbeddedPostgres
 from lakthan.store.migrate import migrate, status
 from lakthan.store.pool import open_pool
 from lakthan.store.schema import revisions
-from support.estate import LOGINS, MODULES, Clients, Estate
+from support.estate import LOGINS, MODULES, Estate
+from support.estate_clients import Clients
 from support.service_process import ServiceProcess
 
 CHECKOUT = Path(__file__).parents[2]

@@ -18,7 +18,6 @@ from lakthan_registry.authority_check import (
     Finding,
     Level,
     check_authority,
-    check_crl_url,
     check_responder_certificate,
     check_sample,
 )
@@ -273,32 +272,6 @@ def test_a_counted_serial_number_is_warned_of(ca: Issued) -> None:
     sample = issue("someone", ca, serial_number=1000)
     assert "counted" in said(check_sample(view_of(sample), [view_of(ca)]), Level.WARNING)
     assert "serial number" not in said(check_sample(view_of(issue("someone", ca)), [view_of(ca)]), Level.WARNING)
-
-
-@pytest.mark.parametrize("url", ["http://ca.gov.la/a.crl", "https://[::1]:8080/a.crl?delta=1"])
-def test_http_and_https_urls_of_crls_are_taken(url: str) -> None:
-    """As they are written."""
-    assert check_crl_url(url) == url
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("ldap://ca.gov.la/cn=CA?certificateRevocationList", "not fetched by LDAP"),
-        ("ldaps://ca.gov.la/cn=CA", "spool folder"),
-        ("ftp://ca.gov.la/a.crl", "no URL of a CRL"),
-        ("ca.gov.la/a.crl", "no URL of a CRL"),
-        ("http://", "no URL of a CRL"),
-        ("https://e@0q@^=[!", "no URL of a CRL"),
-        ("http://ca.gov.la:99999/a.crl", "no URL of a CRL"),
-        ("https://user:secret@ca.gov.la/a.crl", "no user name"),
-    ],
-)
-def test_other_urls_are_refused_with_the_way_to_go(url: str, words: str) -> None:
-    """A password in a URL does not come back in the message."""
-    with pytest.raises(ConfigError, match=words) as caught:
-        check_crl_url(url)
-    assert "secret" not in str(caught.value)
 
 
 def test_addresses_are_no_names_of_lists(ca: Issued) -> None:

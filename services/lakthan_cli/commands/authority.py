@@ -33,10 +33,10 @@ from lakthan_registry.authority_check import (
     Finding,
     Level,
     check_authority,
-    check_crl_url,
     check_responder_certificate,
     check_sample,
 )
+from lakthan_registry.crl_url import check_crl_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

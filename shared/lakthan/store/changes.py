@@ -2,7 +2,8 @@
 
 Promises: the changes of one call are recorded all or none, by one statement, as one record of the audit chain; a change
 and the notification of it are committed together; when a call returns, the change is on disk. Versions of one
-certificate grow with every change. A call that is repeated with its idempotency key changes nothing a second time.
+certificate grow with every change. A call that is repeated with its idempotency key changes nothing a second time, and
+returns no sooner than the first one could: when the change is wherever commits have to be.
 
 Refuses to know: how the actor was authenticated. For which authorities it may act, the database decides by the login
 and by `acting_for`.
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 # SQLSTATE class of the refusals that the schema itself raises.
 _REFUSAL_CLASS = "LK"
 _KEPT = timedelta(hours=24)  # at least; the database lets nobody delete a younger key
+# A commit that waits for a synchronous standby is on the server's own disk and seen by all, and stays so when its
+# caller gives up; who only reads it would not wait for it. A word in the log makes him wait for all that is before.
+_WAIT_FOR_EARLIER = "SELECT pg_logical_emit_message(true, 'lakthan', '')"
 
 
 class ChangeRefused(LakthanError):
@@ -93,6 +97,7 @@ class ChangeWriter:
                     if idempotency is not None:
                         earlier = await _take(connection, idempotency)
                         if earlier is not None:
+                            await connection.execute(_WAIT_FOR_EARLIER)
                             return earlier
                     versions = await _insert(connection, changes, actor) if changes else []
                     if idempotency is not None:
@@ -146,6 +151,13 @@ class ChangeWriter:
     async def unhold(self, authority_id: int, serial_number: bytes, *, actor: str) -> int:
         """Make a suspended certificate good again. Gives the version; raises as `record` does."""
         return (await self.record([ChangeRequest(authority_id, serial_number, Change.UNHOLD)], actor))[0]
+
+    async def confirm(self) -> None:
+        """Return when all that is on record now is wherever commits have to be; to be asked before anybody is told that
+        there is nothing to change. Raises `StoreUnavailable`.
+        """
+        with unavailable_as_such():
+            await self._pool.execute(_WAIT_FOR_EARLIER)
 
     async def history(self, authority_id: int, serial_number: bytes) -> list[StatusChange]:
         """Every change of one certificate, oldest first. Raises `StoreUnavailable`."""
