@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from time import CLOCK_BOOTTIME, clock_gettime
+from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig
@@ -34,6 +34,7 @@ from lakthan_ocsp.quick import Short
 from lakthan_ocsp.readiness import Readiness
 from lakthan_ocsp.responders import Responders
 from lakthan_ocsp.service import OCSPService
+from lakthan_ocsp.wall_clock import STEP_SECONDS, WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,7 @@ _NAME = "lakthan-ocsp"
 _RELOAD_DELAY_SECONDS = 1.0
 _BOUND_SECONDS = BOUND.total_seconds()
 _WATCH_SECONDS = 3600.0
+_SHORTEST_TOLERANCE = timedelta(seconds=5)
 
 
 async def serve(config: Config, until_asked: UntilAsked) -> None:
@@ -77,6 +79,8 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         stack.push_async_callback(pool.close)
         if settings.outage_bound < timedelta(0):
             raise ConfigError("outage_bound is negative: zero means that nothing is answered without the database")
+        if settings.clock_tolerance < _SHORTEST_TOLERANCE:
+            raise ConfigError(f"clock_tolerance must be at least {_SHORTEST_TOLERANCE}: a heartbeat may take that long")
         await wait_until_fine(
             "schema",
             partial(schema_problem, pool),
@@ -102,6 +106,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             may_recall=process.may_recall,
             remembered=process.cache.__len__,
             try_store=lambda: statuses.find(0, b"\0"),
+            clock_problem=process.clock.problem,
         )
         for authority, problem in service.directory.problems.items():
             if problem:
@@ -116,12 +121,19 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         run_alongside(stack, process.keep_directory(service))
         words = Words(service, metrics)
         quick = Short(words, process.cache, metrics, changes_heard=process.changes_heard, may_recall=process.may_recall)
-        front = await Front.open(Edge(words, metrics), settings.host, settings.port, quick=quick)
+        front = await Front.open(
+            Edge(words, metrics),
+            settings.host,
+            settings.port,
+            quick=quick,
+            connections=settings.connections,
+            proxies=settings.proxies,
+        )
         if front.wire is not None:
             metrics.watch_wire(front.wire)
         stack.push_async_callback(front.close)
         admin = await open_admin(
-            admin_application(metrics.registry, lambda: {**readiness.checks(), **_problems(service)}),
+            admin_application(metrics.registry, lambda: {**readiness.checks(), **_problems(service, responders)}),
             settings.admin_host,
             settings.admin_port,
         )
@@ -155,6 +167,7 @@ class _Process:
         self._outage_seconds = settings.outage_bound.total_seconds()
         self.cache = AnswerCache(settings.cached_answers, settings.cache_megabytes << 20)
         self.told = ToldRevoked()
+        self.clock = WallClock(settings.clock_tolerance)
         password = settings.database.password()
 
         async def connect_feed() -> asyncpg.Connection:
@@ -167,24 +180,37 @@ class _Process:
             on_authority_change=self._authorities_changed,
             on_ready=self._ready,
             on_lost=self._lost,
+            on_beat=self.clock.compare,
         )
         metrics.cached_answers.set_function(lambda: len(self.cache))
         metrics.cache_octets.set_function(lambda: self.cache.octets)
         metrics.feed_trusted.set_function(lambda: self.feed.trusted)
         metrics.contradicted.set_function(lambda: len(self.told.contradicted))
+        metrics.clock_ahead.set_function(lambda: self.clock.ahead)
+        metrics.clock_believed.set_function(self.clock.steady)
 
     def changes_heard(self) -> bool:
-        """True while every change is heard, and what was heard of the authorities has been taken in."""
-        return clock_gettime(CLOCK_BOOTTIME) < self.feed.trusted_until and not self._stale
+        """True while every change is heard, what was heard of the authorities has been taken in, and there is a clock
+        to sign by.
+        """
+        now = clock_gettime(CLOCK_BOOTTIME)
+        steady = abs(time() - now - self.clock.offset) < STEP_SECONDS
+        return steady and now < self.feed.trusted_until and not self._stale
 
     def may_recall(self) -> bool:
-        """True while answers that were remembered may be given: changes are heard, or were until a short while ago."""
+        """True while answers that were remembered may be given: changes are heard, or were until a short while ago, and
+        there is a clock to say that they have not ended.
+        """
         now, feed = clock_gettime(CLOCK_BOOTTIME), self.feed
-        return (now < feed.trusted_until or now < feed.proven + self._outage_seconds) and not self._stale
+        steady = abs(time() - now - self.clock.offset) < STEP_SECONDS
+        heard = now < feed.trusted_until or now < feed.proven + self._outage_seconds
+        return steady and heard and not self._stale
 
     def authorities_known(self) -> bool:
-        """True while what was read of the authorities may be answered by, although no change of them is heard."""
-        return clock_gettime(CLOCK_BOOTTIME) < self._known_until
+        """True while what was read of the authorities may be answered by, although no change of them is heard, and
+        there is a clock to sign by.
+        """
+        return clock_gettime(CLOCK_BOOTTIME) < self._known_until and self.clock.steady()
 
     async def load(self) -> Directory:
         """Who answers for whom, as the store says now."""
@@ -275,8 +301,15 @@ class _Process:
         )
 
 
-def _problems(service: OCSPService) -> dict[str, str]:
-    return {f"responder {name}": problem for name, problem in service.directory.problems.items()}
+def _problems(service: OCSPService, responders: Responders) -> dict[str, str]:
+    """For readiness. An authority whose last key was retired is no reason to leave while others are answered for."""
+    problems = {f"responder {name}": problem for name, problem in service.directory.problems.items()}
+    for name in responders.without_keys():
+        if service.directory.speaks:
+            problems[f"responder {name} (its last key is retired: it signs nothing)"] = ""
+        else:
+            problems[f"responder {name}"] = "its last key is retired: install one"
+    return problems
 
 
 async def _watch_certificates(rings: Sequence[KeyRing[Responder]], metrics: OCSPMetrics) -> None:

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 
 from lakthan.algorithms import HashAlgorithm
-from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable
+from lakthan.errors import ShareUsedUp, SignerBusy, SignerUnusable, StoreUnavailable
 from lakthan.telemetry.logs import log
 from lakthan.telemetry.request_log import request_log
-from lakthan.web.front import BodyTooLarge, raw_target, read_body
+from lakthan.web.front import BodyTooLarge, may_work, raw_target, read_body
 from lakthan_ocsp import get_request, governor
 from lakthan_ocsp.responder import refusal
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lakthan_ocsp.cache import Answer
     from lakthan_ocsp.metrics import OCSPMetrics, Tally
@@ -59,12 +59,16 @@ class Words:
         self.service = service
         self._metrics = metrics
 
-    async def reply(self, method: str, encoded: bytes, spelling: bytes, now: datetime) -> Reply:
-        """The answer to a request, or the refusal."""
+    async def reply(
+        self, method: str, encoded: bytes, spelling: bytes, now: datetime, may_work: Callable[[], bool] = lambda: True
+    ) -> Reply:
+        """The answer to a request, or the refusal. `may_work`: whether more than a memory may be asked."""
         try:
             answer = self.remembered(method, spelling, now)
             if answer is None:
                 request = self.service.read(encoded)
+                if not may_work():
+                    return self.give(method, self.service.kept(request, now), now)
                 answer = self.service.at_once(request, spelling, now)
                 if answer is None:
                     answer = await self.service.answer(request, spelling, now)
@@ -103,6 +107,9 @@ class Words:
         """The protocol's word for a failure; what went wrong inside is for the log."""
         if isinstance(error, RequestError):
             status = error.status
+        elif isinstance(error, ShareUsedUp):  # counted by the wire; a line for each would be a flood too
+            self._metrics.requests[method, OCSPResponseStatus.TRY_LATER].inc()
+            return Reply(NEVER_CACHED, _REFUSALS[OCSPResponseStatus.TRY_LATER])
         elif isinstance(error, StoreUnavailable | SignerBusy):
             log.warning("try later", problem=str(error))
             status = OCSPResponseStatus.TRY_LATER
@@ -134,7 +141,7 @@ class Edge:
                 encoded = await read_body(http_request, LARGEST_BODY)
             except BodyTooLarge:
                 return self._http_refusal(413, f"An OCSPRequest has at most {LARGEST_BODY} octets.\n")
-            return await self._respond("POST", encoded, encoded)
+            return await self._respond(http_request, encoded, encoded)
         if http_request.method in ("GET", "HEAD"):
             return await self._get(http_request)
         response = self._http_refusal(405, _GREETING)
@@ -154,11 +161,14 @@ class Edge:
         if encoded is None:
             return web.Response(text=_GREETING, headers={"Cache-Control": "max-age=300"})
         condition = http_request.headers.get("If-None-Match", "")
-        return await self._respond("GET", encoded, target.encode("utf-8", "surrogateescape"), condition)
+        return await self._respond(http_request, encoded, target.encode("utf-8", "surrogateescape"), condition)
 
-    async def _respond(self, method: str, encoded: bytes, spelling: bytes, condition: str = "") -> web.Response:
+    async def _respond(
+        self, http_request: web.BaseRequest, encoded: bytes, spelling: bytes, condition: str = ""
+    ) -> web.Response:
         started = perf_counter()
-        reply = await self._words.reply(method, encoded, spelling, datetime.now(UTC))
+        method = "POST" if http_request.method == "POST" else "GET"
+        reply = await self._words.reply(method, encoded, spelling, datetime.now(UTC), lambda: may_work(http_request))
         self._metrics.slow.took(perf_counter() - started, method=method)
         if reply.etag and reply.etag in condition:
             self._metrics.not_modified.inc()

@@ -111,7 +111,14 @@ async def serve_keyless(config: Config, until_asked: UntilAsked) -> None:
                     await process.in_step.wait()
         words = app.Words(service, metrics)
         quick = Short(words, process.cache, metrics, changes_heard=process.changes_heard)
-        front = await Front.open(app.Edge(words, metrics), settings.host, settings.port, quick=quick)
+        front = await Front.open(
+            app.Edge(words, metrics),
+            settings.host,
+            settings.port,
+            quick=quick,
+            connections=settings.connections,
+            proxies=settings.proxies,
+        )
         if front.wire is not None:
             metrics.watch_wire(front.wire)
         stack.push_async_callback(front.close)

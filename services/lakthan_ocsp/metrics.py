@@ -23,6 +23,7 @@ from lakthan.keys.ring_metrics import RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
 from lakthan.telemetry.request_log import request_log
 from lakthan.telemetry.slow import Slow
+from lakthan.web.wire_metrics import WireMetrics
 from lakthan_ocsp import directory, responder
 from lakthan_ocsp.syntax import CertStatusChoice, OCSPResponseStatus
 
@@ -92,18 +93,7 @@ class OCSPMetrics:
         self.cert_id_hashes: dict[HashAlgorithm | None, Counter] = {
             algorithm: hashes.labels(algorithm.label) for algorithm in responder.CERT_ID_HASHES
         }
-        self._wire: Wire | None = None
-        self._wire_counters = {
-            name: Counter(f"lakthan_ocsp_wire_{name}", documentation, registry=self.registry)
-            for name, documentation in (
-                ("answered", "Requests that were answered by the short way."),
-                ("handed_over", "Connections that were handed over to aiohttp, for a request that is not usual."),
-                ("timed_out", "Connections that were closed because their client was idle or slow."),
-            )
-        }
-        self._wire_connections = Gauge(
-            "lakthan_ocsp_wire_connections", "Connections that the short way has now.", registry=self.registry
-        )
+        self._wire = WireMetrics("lakthan_ocsp", self.registry)
         self.nonces = 0  # since the series were read last
         self._nonces = Counter("lakthan_ocsp_nonces", "Requests that carry a nonce.", registry=self.registry)
         unauthorized = Counter(
@@ -192,6 +182,16 @@ class OCSPMetrics:
         self.feed_losses = Counter(
             "lakthan_ocsp_feed_losses", "Times that the notifications were lost.", registry=self.registry
         )
+        self.clock_ahead = Gauge(
+            "lakthan_ocsp_clock_ahead_seconds",
+            "How far this machine's clock is ahead of the database's, at the last heartbeat.",
+            registry=self.registry,
+        )
+        self.clock_believed = Gauge(
+            "lakthan_ocsp_clock_believed",
+            "1 while this machine's clock may be signed by, 0 while every request gets tryLater for it.",
+            registry=self.registry,
+        )
         self.contradicted = Gauge(
             "lakthan_ocsp_contradicted_certificates",
             "Certificates that were revoked, and that a database which went back has as not revoked.",
@@ -226,8 +226,7 @@ class OCSPMetrics:
 
     def watch_wire(self, wire: Wire) -> None:
         """Show what it counts."""
-        self._wire = wire
-        self._wire_connections.set_function(lambda: len(wire.connections))
+        self._wire.watch(wire)
 
     def tally(self, method: str, source: str, outcomes: tuple[str, ...], asked: HashAlgorithm | None) -> Tally:
         """Where such answers about one certificate are counted; a few dozen at most. `source`: `cache` or `signed`."""
@@ -250,11 +249,7 @@ class OCSPMetrics:
     def _bring_in(self) -> None:
         nonces, self.nonces = self.nonces, 0
         self._nonces.inc(nonces)
-        if self._wire is not None:
-            counts = (self._wire.answered, self._wire.handed_over, self._wire.timed_out)
-            self._wire.answered = self._wire.handed_over = self._wire.timed_out = 0
-            for counter, count in zip(self._wire_counters.values(), counts, strict=True):
-                counter.inc(count)
+        self._wire.bring_in()
         for tally in self._tallies.values():
             count, tally.count = tally.count, 0
             tally.sample_at -= count

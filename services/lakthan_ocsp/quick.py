@@ -100,11 +100,13 @@ class Short:
         """See `Remembering`."""
         started = perf_counter()
         answer = self._by_spelling.get(body)
-        if answer is None:
-            return self._ready(body, started, request)
-        if body[0] != _SEQUENCE:
+        if answer is None or body[0] != _SEQUENCE:
             return None
         return self._remembered(answer, answer.posts, started, request)
+
+    def ready_post(self, body: bytes, request: bytes = b"") -> bytes | None:
+        """See `Remembering`."""
+        return self._ready(body, perf_counter(), request)
 
     def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
         """See `Remembering`."""
@@ -180,6 +182,8 @@ class Short:
             answer = self._words.remembered(method, spelling, now)
             if answer is None:
                 request = self._service.read(encoded)
+                if not connection.may_work():
+                    return self._give(method, self._service.kept(request, now), now)
                 answer = self._service.at_once(request, spelling, now)
                 if answer is None:
                     asked = _Asked(method, request, spelling, now, connection, started)

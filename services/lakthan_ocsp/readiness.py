@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 2.0
 
 class Readiness:
     """What `/readyz` says of the database. `remembered`: how many answers are; `try_store` asks the store something,
-    and raises `StoreUnavailable`.
+    and raises `StoreUnavailable`; `clock_problem`: why nothing may be dated, '' when nothing keeps it.
     """
 
     def __init__(
@@ -33,11 +33,13 @@ class Readiness:
         may_recall: Callable[[], bool],
         remembered: Callable[[], int],
         try_store: Callable[[], Awaitable[object]],
+        clock_problem: Callable[[], str] = str,
     ) -> None:
         self._changes_heard = changes_heard
         self._may_recall = may_recall
         self._remembered = remembered
         self._try_store = try_store
+        self._clock_problem = clock_problem
         # At the start the feed comes first: who has never heard anything would answer slowly what others know.
         self._problem = "changes have not been heard yet"
 
@@ -62,6 +64,9 @@ class Readiness:
 
     def checks(self) -> dict[str, str]:
         """See `lakthan.web.admin`."""
+        clock_problem = self._clock_problem()
+        if clock_problem:
+            return {"clock": f"every request gets tryLater: {clock_problem}"}
         if self._changes_heard():
             return {"change feed": ""}
         if not self._problem:

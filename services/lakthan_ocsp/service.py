@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lakthan.algorithms import HashAlgorithm
-from lakthan.errors import StoreUnavailable
+from lakthan.errors import ShareUsedUp, StoreUnavailable
 from lakthan.keys import sign_at_once
 from lakthan_ocsp.cache import Answer, AnswerCache, Certificate, Question
 from lakthan_ocsp.directory import NOT_ON_RECORD, Directory, NotEntitled, Published
@@ -89,6 +89,16 @@ class OCSPService:
         if request.nonce is not None:
             self._metrics.nonces += 1
         return request
+
+    def kept(self, request: OCSPRequest, now: datetime) -> Answer:
+        """The answer, if it is remembered, for a client that may have no more now. Raises `ShareUsedUp` otherwise, and
+        `RequestError` when the request gets none.
+        """
+        question = _question(request, self._entitled(request, now)) if self._may_recall() else None
+        answer = self._cache.find(question, now) if question is not None else None
+        if answer is None:
+            raise ShareUsedUp("the source of this request has had its share")
+        return answer
 
     def at_once(
         self,
@@ -240,7 +250,9 @@ class OCSPService:
         for _ in range(_ATTEMPTS):
             mark = self._cache.mark()
             if not self._changes_heard() and not self._authorities_known():
-                raise StoreUnavailable("changes are not heard, and the authorities could not be read again")
+                raise StoreUnavailable(
+                    "changes are not heard and the authorities could not be read again, or the clock cannot be believed"
+                )
             entitled = self._entitled(request, now)
             authority_id = entitled.issuer.authority.id
             certificates = [Certificate(authority_id, cert_id.serial_number) for cert_id in request.cert_ids]

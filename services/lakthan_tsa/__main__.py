@@ -92,7 +92,16 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         # The last to open is the first to close: requests in flight end while everything below still works.
         words = Words(service, metrics)
         quick = Short(words, gates, metrics)
-        front = await Front.open(Edge(words, gates, metrics), settings.host, settings.port, quick=quick)
+        front = await Front.open(
+            Edge(words, gates, metrics),
+            settings.host,
+            settings.port,
+            quick=quick,
+            connections=settings.connections,
+            proxies=settings.proxies,
+        )
+        if front.wire is not None:
+            metrics.watch_wire(front.wire)
         stack.push_async_callback(front.close)
         for profile in profiles:
             log.info(

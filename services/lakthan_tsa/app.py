@@ -17,7 +17,6 @@ client goes to another instance at once, which a 503 with Retry-After would make
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from lakthan.errors import SignerBusy, SignerUnusable, StoreUnavailable, TimeNot
 from lakthan.store.tokens import DuplicateSerial
 from lakthan.telemetry.logs import log
 from lakthan.telemetry.request_log import request_log
-from lakthan.web.front import BodyTooLarge, raw_target, read_body
+from lakthan.web.front import BodyTooLarge, may_work, raw_target, read_body
+from lakthan.web.sources import network_of
 from lakthan_tsa.syntax import PKIFailureInfo, Rejection, refusal
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # A request with the longest hash, a policy and a nonce of 160 bits has less than 200 octets.
 LARGEST_BODY = 16 * 1024
 REPLY = {"Content-Type": "application/timestamp-reply", "Cache-Control": "no-store"}
+SHARE_USED_UP = "There are too many requests, most of them from where you are; ask again in 1 s.\n"
 _GREETING = "This is a time-stamp authority (RFC 3161). POST a TimeStampReq as application/timestamp-query to "
 _QUERY = "application/timestamp-query"
 _SOMETHING_ELSE = ("text/", "multipart/", "image/", "audio/", "video/", "font/")
@@ -170,6 +171,8 @@ class Edge:
         refused = self._stop(gate, secret, http_request)
         if refused is not None:
             return refused
+        if not may_work(http_request):
+            return self._http_refusal(429, SHARE_USED_UP, **{"Retry-After": "1"})
         try:
             encoded = await read_body(http_request, LARGEST_BODY)
         except BodyTooLarge:
@@ -211,11 +214,3 @@ class Edge:
     def _http_refusal(self, code: int, text: str, **headers: str) -> web.Response:
         self._metrics.http_refusals.labels(str(code)).inc()
         return web.Response(status=code, text=text, headers={"Cache-Control": "no-store", **headers})
-
-
-def network_of(address: str) -> str:
-    """Who an address is, for quotas: itself, or the network of 64 bits that one IPv6 subscriber has to himself."""
-    if ":" not in address:
-        return address
-    parsed = ipaddress.IPv6Address(address)
-    return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else parsed.packed[:8].hex()

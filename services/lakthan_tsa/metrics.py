@@ -17,6 +17,7 @@ from lakthan.keys.metrics import KeyMetrics
 from lakthan.keys.ring_metrics import KeyLife, RingMetrics
 from lakthan.telemetry.plain import PlainHistogram
 from lakthan.telemetry.slow import Slow
+from lakthan.web.wire_metrics import WireMetrics
 from lakthan_tsa.clock.quorum import STANDINGS, NTPQuorum
 from lakthan_tsa.clock_guard import ClockState
 from lakthan_tsa.syntax import PKIFailureInfo
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from lakthan.keys.key_ring import KeyRing
+    from lakthan.web.wire import Wire
     from lakthan_tsa.clock_guard import ClockGuard
     from lakthan_tsa.profiles import Profile, Unit
     from lakthan_tsa.self_check import SelfCheck
@@ -52,6 +54,7 @@ class TSAMetrics:
         self.registry.register(_Before(self._bring_in))  # the first, so that the others give what it brings in
         ProcessCollector(registry=self.registry)
         KeyMetrics("lakthan_tsa", self.registry)
+        self._wire = WireMetrics("lakthan_tsa", self.registry)
         self._keys = RingMetrics("lakthan_tsa", "unit", self.registry)
         requests = Counter(
             "lakthan_tsa_requests",
@@ -176,7 +179,12 @@ class TSAMetrics:
         self._tallies.append((tally, counter))
         return tally
 
+    def watch_wire(self, wire: Wire) -> None:
+        """Show what it counts."""
+        self._wire.watch(wire)
+
     def _bring_in(self) -> None:
+        self._wire.bring_in()
         for tally, counter in self._tallies:
             count, tally.count = tally.count, 0
             counter.inc(count)

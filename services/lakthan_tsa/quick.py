@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING
 from lakthan.store.tokens import TSUFrozen
 from lakthan.telemetry.request_log import request_log
 from lakthan.web.response_heads import date_and_server, response_head
+from lakthan.web.sources import network_of
 from lakthan.web.wire import LATER, Connection, Head
-from lakthan_tsa.app import LARGEST_BODY, REPLY, is_authenticode, is_something_else, media_type_of, network_of
+from lakthan_tsa.app import (
+    LARGEST_BODY,
+    REPLY,
+    SHARE_USED_UP,
+    is_authenticode,
+    is_something_else,
+    media_type_of,
+)
 
 if TYPE_CHECKING:
     from lakthan_tsa.app import Gate, Gates, Words
@@ -26,6 +34,12 @@ if TYPE_CHECKING:
 
 _FIELDS = "".join(f"{name}: {value}\r\n" for name, value in REPLY.items()).encode("ascii")
 _BEFORE_LENGTH = response_head(b"200 OK", _FIELDS, 0).removesuffix(b"0\r\n")
+
+_TOO_MANY = response_head(
+    b"429 Too Many Requests",
+    b"Cache-Control: no-store\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n",
+    len(SHARE_USED_UP),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class Short:
         self._gates = gates
         self._granted = metrics.granted
         self._took = metrics.slow.took
+        self._too_many = metrics.http_refusals.labels("429")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, head: Head) -> object | None:
@@ -66,6 +81,9 @@ class Short:
         # Who has to wait is told so by aiohttp's edge; asking costs nothing then.
         if gate.quota is not None and gate.quota.take(network_of(connection.peer), time.monotonic()) > 0:
             return None
+        if not connection.may_work():
+            self._too_many.inc()
+            return b"".join((_TOO_MANY, date_and_server(), SHARE_USED_UP.encode("ascii")))
         profile = gate.profile
         try:
             begun = self._begin(body, profile, partial(self._told, connection, body, profile, started))

@@ -115,17 +115,23 @@ class Recorder:
         self._closed = True
         if self._commits is not None:
             await self._commits
+        await asyncio.sleep(0)  # until those of the last commits have been told
 
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
                 batch = self._waiting[: self._most_in_one_commit]
                 del self._waiting[: self._most_in_one_commit]
-                await self._commit(batch)
+                failure = await self._commit(batch)
+                if self._waiting:  # the next commit leaves first: the database would have nothing to do meanwhile
+                    asyncio.get_running_loop().call_soon(_tell, batch, failure)
+                else:
+                    _tell(batch, failure)
         finally:
             self._commits = None
 
-    async def _commit(self, batch: list[tuple[TokenRecord, Told]]) -> None:
+    async def _commit(self, batch: list[tuple[TokenRecord, Told]]) -> Exception | None:
+        """Why these are not on record; None when they are."""
         clock = asyncio.get_running_loop().time
         started = clock()
         failure: Exception | None = None
@@ -141,11 +147,15 @@ class Recorder:
             self.problem = ""
             if self._committed is not None:
                 self._committed(len(batch), clock() - started)
-        for _, told in batch:
-            try:
-                told(None if failure is None else _not_recorded(failure))
-            except Exception:  # noqa: BLE001 - a defect in one of them must not keep the others waiting
-                log.exception("a defect: somebody could not be told of a commit")
+        return failure
+
+
+def _tell(batch: list[tuple[TokenRecord, Told]], failure: Exception | None) -> None:
+    for _, told in batch:
+        try:
+            told(None if failure is None else _not_recorded(failure))
+        except Exception:  # noqa: BLE001 - a defect in one of them must not keep the others waiting
+            log.exception("a defect: somebody could not be told of a commit")
 
 
 def _unless_expected(error: Exception) -> Exception | None:

@@ -136,6 +136,15 @@ class OCSPConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage_bound: timedelta = timedelta(0)
     """For how long after the database was last heard the answers that are remembered may be given, and the process
     is [ready](decisions/0022-readiness.md) for requests; zero: without the database nothing is answered."""
+    clock_tolerance: timedelta = timedelta(minutes=1)
+    """How far this machine's clock may be from the database's, at least `PT5S`; beyond it nothing is answered, because
+    nobody knows which of the two is wrong, and what is dated too late is believed too long."""
+    connections: Annotated[int, msgspec.Meta(ge=16)] = 4096
+    """How many connections a worker has at most; when there are more, the source that has most of them
+    [makes room](decisions/0027-floods.md). The limit of open files is raised for it as far as it may be."""
+    proxies: list[str] = msgspec.field(default_factory=list)
+    """Addresses and networks (`10.0.0.0/8`) of [reverse proxies](proxies.md), which are many clients each: they are
+    never limited to a share of what can be answered."""
     keyless: bool = False
     """At the [edge](edge.md): answers come from a copy of the database (a standby or a subscriber), all of them
     `published`, and no key is opened; also `lakthan serve ocsp --keyless`."""
@@ -239,6 +248,12 @@ class TSAConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where health and metrics are; never publish this port."""
     admin_port: Port = 3162
     """Where health and metrics are; never publish this port."""
+    connections: Annotated[int, msgspec.Meta(ge=16)] = 4096
+    """How many connections a worker has at most; when there are more, the source that has most of them
+    [makes room](decisions/0027-floods.md). The limit of open files is raised for it as far as it may be."""
+    proxies: list[str] = msgspec.field(default_factory=list)
+    """Addresses and networks (`10.0.0.0/8`) of [reverse proxies](proxies.md), which are many clients each: they are
+    never limited to a share of what can be answered."""
     self_check: Literal["full", "content"] = "full"
     """What is looked at in every token before it leaves. `full`: its contents, and its signature with the certificate's
     key. `content`: the same, except that of P-256 and P-384 keys in files only samples (one in 32) are verified, which

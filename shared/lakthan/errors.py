@@ -28,6 +28,10 @@ class SignerBusy(LakthanError):
     """The key has as many signatures waiting as it may: come again later."""
 
 
+class ShareUsedUp(LakthanError):
+    """There is not enough for all, and this client's source has had its share: come again later."""
+
+
 class SignerUnusable(LakthanError):
     """The key did not sign, or what it signed is wrong. Nothing that it made may leave the house."""
 

@@ -83,6 +83,7 @@ CASES = {
     "OCSPBudgetBurns": _budget(_OCSP, "successful", "internalError", "390m", 80),
     "OCSPAbsent": Case({"up": "1x60"}, {"lakthan_ocsp_feed_trusted": "1x60"}),
     "OCSPFeedLost": _gauge("lakthan_ocsp_feed_trusted", 0, 1),
+    "OCSPClockNotBelieved": _gauge("lakthan_ocsp_clock_believed", 0, 1),
     "OCSPRevocationsSlow": _quantile("lakthan_ocsp_revocation_to_served_seconds_bucket", "2.5", "0.05"),
     "OCSPSlow": _quantile("lakthan_ocsp_request_seconds_bucket", "0.5", "0.005"),
     "OCSPResponderCertificateEnds": _gauge(

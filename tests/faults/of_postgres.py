@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 
+from faults.service import PATIENCE_SECONDS
 from faults.world import LOGIN, World
 from lakthan.store.embedded_process import server_processes
 from lakthan.store.feed import FEED_NAME
@@ -20,17 +21,19 @@ from support.edge import until
 from support.programs import need
 from support.replication import Server
 
-_GONE_SECONDS = 20.0
+_AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 _SPARE_MIB = 96
+# For so long an operator waits for a server to come back by itself.
+_OPERATOR_SECONDS = 15.0
 
 
 def _gone(server: Server) -> None:
-    deadline = time.monotonic() + _GONE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while server_processes(server.data):
         assert time.monotonic() < deadline, "PostgreSQL outlives its end"
         time.sleep(0.01)
     if server.process is not None:
-        server.process.wait(_GONE_SECONDS)
+        server.process.wait(PATIENCE_SECONDS)
         server.process = None
 
 
@@ -86,9 +89,10 @@ async def onto_a_small_disk(world: World) -> None:
 
 
 async def off_the_small_disk(world: World) -> None:
-    """Afterwards."""
+    """Afterwards; also when it has not come up again."""
     data = world.primary.data
-    await asyncio.to_thread(world.primary.stop)
+    if server_processes(data):
+        await asyncio.to_thread(_quit, world.primary)
     await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(data)], check=True)
 
 
@@ -99,28 +103,49 @@ async def fill_the_disk(world: World) -> None:
     with suppress(OSError), filler.open("wb") as file:
         for _ in range(room.f_bavail * room.f_bsize // 2**16 + 1):
             file.write(bytes(2**16))
-    connection = await asyncpg.connect(world.primary.url())
-    # It breaks in the middle of this, and that is what is wanted.
-    with suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
-        for _ in range(3):
-            await connection.execute("SELECT pg_logical_emit_message(true, 'faults', repeat('x', 65536))")
-            await connection.execute("SELECT pg_switch_wal()")
-    connection.terminate()
+    await until(lambda: _takes_nothing(world.primary), seconds=PATIENCE_SECONDS)
+
+
+async def _takes_nothing(server: Server) -> bool:
+    """Asks it to write: it breaks in the middle of this, or has broken over somebody else's."""
+    try:
+        connection = await asyncpg.connect(server.url())
+    except _AWAY:
+        return True
+    try:
+        await connection.execute("SELECT pg_logical_emit_message(true, 'faults', repeat('x', 65536))")
+        await connection.execute("SELECT pg_switch_wal()")
+    except _AWAY:
+        return True
+    finally:
+        connection.terminate()
+    return False
 
 
 async def make_room(world: World) -> None:
-    """The operator removes what filled it, and starts what has given up."""
+    """The operator removes what filled it, and starts what has given up, or does not come back by itself: a recovery
+    that began on the full disk has been seen to wait for ever, with room enough.
+    """
     (world.primary.data / "filler").unlink()
-    await until(lambda: _accepts(world.primary))
+    try:
+        await until(lambda: _accepts(world.primary), seconds=_OPERATOR_SECONDS)
+    except TimeoutError:
+        if server_processes(world.primary.data):
+            await asyncio.to_thread(_quit, world.primary)
+        await until(lambda: _accepts(world.primary), seconds=PATIENCE_SECONDS)
 
 
 async def _accepts(server: Server) -> bool:
-    """Whether it works; one that has ended is started."""
-    if server.process is not None and server.process.poll() is not None:
+    """Whether it writes; one that has ended is started, when the last of its processes has ended too."""
+    if server.process is None or server.process.poll() is not None:
+        if server_processes(server.data):
+            return False
         (server.data / "postmaster.pid").unlink(missing_ok=True)
-        await asyncio.to_thread(server.start)
-    with suppress(OSError, asyncpg.PostgresError):
-        return await server.fetchval("SELECT 1") == 1
+        with suppress(RuntimeError):  # it has not come up: once more
+            await asyncio.to_thread(server.start)
+    with suppress(*_AWAY):
+        await server.execute("SELECT pg_logical_emit_message(true, 'faults', 'room')")
+        return True
     return False
 
 
@@ -244,11 +269,11 @@ async def restore(world: World) -> None:
     _own(server.data, server)
     server.settings = {**server.settings, "restore_command": "false"}
     await asyncio.to_thread(server.start)
-    await until(lambda: _is_primary(server))
+    await until(lambda: _is_primary(server), seconds=PATIENCE_SECONDS)
 
 
 async def _is_primary(server: Server) -> bool:
-    with suppress(OSError, asyncpg.PostgresError):
+    with suppress(*_AWAY):
         return await server.fetchval("SELECT NOT pg_is_in_recovery()") is True
     return False
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 
+from faults import memory
+from faults.service import THIS
 from faults.world import LOGIN, World
+from lakthan.store.migrate import migrate
+from support import tsa
+from support.pki import issue, new_responder
 
 Deed = Callable[[World], Awaitable[None]]
 
@@ -59,22 +67,20 @@ async def quick_line(world: World) -> None:
 # ---- the clock ------------------------------------------------------------------------------------------------------
 
 
-async def step_clock(world: World) -> None:
-    """The authority's clock is two seconds ahead from one moment to the next."""
-    assert world.wall_clock is not None
-    world.wall_clock.set(2.0)
+def step_clock(seconds: float) -> Deed:
+    """The clock is so far ahead (behind: negative) from one moment to the next; 0: it is right again."""
+
+    async def step(world: World) -> None:
+        assert world.wall_clock is not None
+        world.wall_clock.set(seconds)
+
+    return step
 
 
 async def freeze_clock(world: World) -> None:
     """It stands still."""
     assert world.wall_clock is not None
     world.wall_clock.freeze()
-
-
-async def set_clock(world: World) -> None:
-    """It is right again."""
-    assert world.wall_clock is not None
-    world.wall_clock.set(0.0)
 
 
 def lying(servers: int) -> Deed:
@@ -141,8 +147,13 @@ async def continue_workers(world: World) -> None:
             os.kill(worker, signal.SIGCONT)
 
 
+async def out_of_memory(world: World) -> None:
+    """One worker of each service is in a memory cgroup with a neighbour that takes all: the kernel kills the worker."""
+    await asyncio.to_thread(memory.let_the_kernel_kill, [service.workers()[0] for service in world.services()])
+
+
 async def no_more_memory(world: World) -> None:
-    """A worker of each service gets no more memory than it has."""
+    """A worker of each service gets no more memory than it has: every request for more fails."""
     for service in world.services():
         worker = service.workers()[0]
         resource.prlimit(worker, resource.RLIMIT_AS, (_octets_of(worker), resource.RLIM_INFINITY))
@@ -163,20 +174,79 @@ async def memory_again(world: World) -> None:
 
 # ---- certificates that run out --------------------------------------------------------------------------------------
 
+# What is left of the certificates when the clients begin.
+_LEFT_SECONDS = 8.0
+# How long their start may take, to begin with.
+_START_SECONDS = 6.0
 
-async def run_out(world: World) -> None:
-    """They do, by themselves."""
-    ends = max(each.certificate.not_valid_after_utc for each in (world.responder, world.unit.leaf))
-    await asyncio.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()))
+
+async def hasten_the_end(world: World) -> None:
+    """Beforehand: the services start anew with certificates that will run out soon after they are ready, however long
+    that takes on this machine.
+    """
+    wanted = _START_SECONDS
+    while True:
+        for service in world.services():
+            await asyncio.to_thread(service.stop)
+        ends = timedelta(seconds=math.ceil(wanted + _LEFT_SECONDS + 1))
+        valid = (timedelta(days=-1), ends)
+        world.responder = new_responder(world.ca, valid=valid)
+        leaf = issue("TSU ເວລາ", world.unit.intermediate, extensions=tsa.UNIT_EXTENSIONS, valid=valid)
+        world.unit = replace(world.unit, leaf=leaf)
+        world.responder.write(world.folder, "responder")
+        world.unit.write(world.folder)
+        for service in world.services():
+            service.start()
+        # Too late, and they never get ready: then they are started with others.
+        left = (_end(world) - datetime.now(UTC)).total_seconds()
+        with suppress(AssertionError, TimeoutError):
+            async with asyncio.timeout(left - _LEFT_SECONDS):
+                for service in world.services():
+                    await service.until_ready()
+                return
+        wanted *= 2
+
+
+def _end(world: World) -> datetime:
+    return min(each.certificate.not_valid_after_utc for each in (world.responder, world.unit.leaf))
+
+
+async def until_the_end(world: World) -> None:
+    """They run out by themselves."""
+    await asyncio.sleep(max(0.0, (_end(world) - datetime.now(UTC)).total_seconds()))
+
+
+async def nothing(_world: World) -> None:
+    """It has happened."""
 
 
 async def renew(world: World) -> None:
     """New certificates with new keys, and a restart: what an operator without key lists does."""
-    for service in world.services():
-        await asyncio.to_thread(service.stop)
     world.next_responder.write(world.folder, "responder")
     world.next_unit.write(world.folder)
+    await _start_anew(world)
+
+
+async def _start_anew(world: World) -> None:
+    for service in world.services():
+        await asyncio.to_thread(service.stop)
     for service in world.services():
         service.start()
     for service in world.services():
         await service.until_ready()
+
+
+# ---- the schema -----------------------------------------------------------------------------------------------------
+
+
+async def migrate_now(world: World) -> None:
+    """What `lakthan db migrate` of this release does, while the previous release's services are at work."""
+    applied = await migrate(world.primary.url())
+    assert applied, "the previous release's schema is this one's: there is nothing to migrate"
+
+
+async def this_release(world: World) -> None:
+    """The services of this release take over."""
+    for service in world.services():
+        service.code = THIS
+    await _start_anew(world)

@@ -9,11 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Table
-
 from faults.clients import Crowd, Heard, OCSPClient, Registrar, TSAClient
 from faults.namespaces import inside
 from faults.rows import Fault
+from faults.service import PATIENCE_SECONDS
 from faults.truth import History
 from faults.world import DURABLE, World, world
 from lakthan.store.feed import BOUND
@@ -22,7 +21,6 @@ from support.replication import servers
 
 BEFORE_SECONDS = 1.5
 AFTER_SECONDS = 1.0
-_RECOVERY_SECONDS = 90.0
 # A change is asked for so often, and everything else so often a second.
 _CHANGE_PAUSE_SECONDS = 0.1
 _QUESTIONS, _TOKENS = 150.0, 40.0
@@ -31,7 +29,7 @@ _QUESTIONS, _TOKENS = 150.0, 40.0
 @dataclass
 class Played:
     """How it went. `during`: what was heard while it was broken. `recovery`: seconds from the mending until a question
-    of each kind that was sent after it was answered; None when one never was.
+    of each kind that was sent after it was answered; None when one never was. `failed`: why it could not be played.
     """
 
     fault: str
@@ -42,11 +40,12 @@ class Played:
     lost: list[str] = field(default_factory=list)
     during: Counter[str] = field(default_factory=Counter)
     recovery: float | None = None
+    failed: str = ""
 
     @property
     def clean(self) -> bool:
         """Nothing wrong, nothing lost, and everything works again."""
-        return not self.wrong and not self.lost and self.recovery is not None
+        return not self.failed and not self.wrong and not self.lost and self.recovery is not None
 
 
 async def play(fault: Fault, folder: Path, servers_settings: dict[str, str] | None = None) -> Played:
@@ -74,8 +73,10 @@ async def _play(fault: Fault, made: World) -> Played:
         crowd.ask(questions.ask, made.answering.url, clients=4, per_second=_QUESTIONS)
         crowd.ask(stamps.ask, made.stamping.url, clients=4, per_second=_TOKENS)
         crowd.run(registrar.go_on(_CHANGE_PAUSE_SECONDS))
-        await until(lambda: _all_served(heard, ("OCSP", "token", "change"), 0.0))
+        await until(lambda: _all_served(made, heard, ("OCSP", "token", "change"), 0.0), seconds=PATIENCE_SECONDS)
         await asyncio.sleep(BEFORE_SECONDS)
+        if fault.awaits is not None:
+            await fault.awaits(made)
         before = heard.right.copy()
         await fault.strike(made)
         await asyncio.sleep(fault.lasts)
@@ -83,7 +84,7 @@ async def _play(fault: Fault, made: World) -> Played:
         await fault.mend(made)
         mended = time.monotonic()
         try:
-            await until(lambda: _all_served(heard, fault.recovers, mended), seconds=_RECOVERY_SECONDS)
+            await until(lambda: _all_served(made, heard, fault.recovers, mended), seconds=PATIENCE_SECONDS)
             played.recovery = max(heard.served_at[kind] for kind in fault.recovers) - mended
         except TimeoutError:
             played.recovery = None
@@ -95,7 +96,9 @@ async def _play(fault: Fault, made: World) -> Played:
     return played
 
 
-async def _all_served(heard: Heard, kinds: tuple[str, ...], since: float) -> bool:
+async def _all_served(made: World, heard: Heard, kinds: tuple[str, ...], since: float) -> bool:
+    for service in made.services():
+        service.check_alive()
     return all(heard.served_at.get(kind, -math.inf) >= since for kind in kinds)
 
 
@@ -115,36 +118,3 @@ async def _lost(made: World, heard: Heard, history: History) -> list[str]:
         if must is not None and (said == "good") != (must == "good"):
             found.append(f"{number.hex()[-8:]} is {said} in the store, and was confirmed to be {must}")
     return found
-
-
-def table(results: list[Played]) -> Table:
-    """One row for each fault, its repetitions added up."""
-    shown = Table(title="Faults: what clients heard, and what was left afterwards")
-    for column in (
-        "fault",
-        "times",
-        "served right",
-        "while broken",
-        "refused",
-        "no answer",
-        "wrong",
-        "lost",
-        "recovery",
-    ):
-        shown.add_column(column, justify="left" if column == "fault" else "right")
-    for name in dict.fromkeys(each.fault for each in results):
-        same = [each for each in results if each.fault == name]
-        recoveries = [each.recovery for each in same]
-        longest = "never" if None in recoveries else f"≤ {max(each or 0.0 for each in recoveries):.1f} s"
-        shown.add_row(
-            name,
-            str(len(same)),
-            f"{sum(each.right.total() for each in same):,}",
-            f"{sum(each.during.total() for each in same):,}",
-            f"{sum(each.refused.total() for each in same):,}",
-            f"{sum(each.away.total() for each in same):,}",
-            str(sum(len(each.wrong) for each in same)),
-            str(sum(len(each.lost) for each in same)),
-            longest,
-        )
-    return shown

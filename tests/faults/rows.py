@@ -14,13 +14,16 @@ _PLAIN = Setting()
 _DISK = postgres.SlowDisk(300)
 _DELAYED = Setting(through=15432)
 _HSM = Setting(hsm=True)
-_NTP = Setting(ntp=True)
+_NTP = Setting(ntp=True, own_clock="tsa")
+_OWN_CLOCK = Setting(own_clock="ocsp")
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class Fault:
     """`strike` breaks, for `lasts` seconds, `mend` does what an operator would. `before` and `after`: what belongs to
-    the stage. `recovers`: what must be served again in the end.
+    the stage; `awaits`: what comes by itself, when the clients are at work. `recovers`: what must be served again in
+    the end.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Fault:
     setting: Setting = _PLAIN
     before: Deed | None = None
     after: Deed | None = None
+    awaits: Deed | None = None
     recovers: tuple[str, ...] = ("OCSP", "token", "change")
 
 
@@ -58,20 +62,31 @@ FAULTS = (
     Fault("HSM gone", rest.hsm(-1), rest.hsm(0), lasts=4.0, setting=_HSM),
     Fault("HSM gone for long", rest.hsm(-1), rest.hsm(0), lasts=20.0, setting=_HSM),
     Fault("HSM gives garbage", rest.hsm(-2), rest.hsm(0), lasts=4.0, setting=_HSM),
-    Fault("clock steps by 2 s", rest.step_clock, rest.set_clock, setting=_NTP),
-    Fault("clock stands still", rest.freeze_clock, rest.set_clock, setting=_NTP),
+    Fault("authority's clock steps by 2 s", rest.step_clock(2.0), rest.step_clock(0.0), setting=_NTP),
+    Fault("authority's clock stands still", rest.freeze_clock, rest.step_clock(0.0), setting=_NTP),
     Fault("one of three time servers lies", rest.lying(1), rest.lying(0), setting=_NTP),
     Fault("two of three time servers lie", rest.lying(2), rest.lying(0), setting=_NTP),
     Fault("time servers silent", rest.silence, rest.speak, lasts=5.0, setting=_NTP),
+    Fault("responder's clock an hour ahead", rest.step_clock(_HOUR), rest.step_clock(0.0), setting=_OWN_CLOCK),
+    Fault("responder's clock an hour behind", rest.step_clock(-_HOUR), rest.step_clock(0.0), setting=_OWN_CLOCK),
+    Fault("responder's clock stands still", rest.freeze_clock, rest.step_clock(0.0), lasts=6.0, setting=_OWN_CLOCK),
     Fault("worker kill −9", rest.kill_workers, rest.both_workers, lasts=0.5),
     Fault("worker stands still", rest.stop_workers, rest.continue_workers, lasts=6.0),
+    Fault("worker killed for want of memory", rest.out_of_memory, rest.both_workers, lasts=0.5),
     Fault("worker gets no more memory", rest.no_more_memory, rest.memory_again, lasts=5.0),
     Fault(
         "certificates of responder and unit run out",
-        rest.run_out,
+        rest.nothing,
         rest.renew,
         lasts=2.0,
-        setting=Setting(ends_after=25),
+        before=rest.hasten_the_end,
+        awaits=rest.until_the_end,
+    ),
+    Fault(
+        "the previous release while the schema is migrated",
+        rest.migrate_now,
+        rest.this_release,
+        setting=Setting(previous=True),
     ),
 )
 
@@ -89,4 +104,5 @@ CAUGHT = (
     ("PostgreSQL kill −9", "hasty"),
     ("HSM gives garbage", "trusting"),
     ("certificates of responder and unit run out", "ageless"),
+    ("responder's clock an hour ahead", "timeless"),
 )

@@ -11,30 +11,35 @@ What each fault needs of it is a `Setting`.
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
-import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-import aiohttp
 import asyncpg
 
 from faults.clients import Judges
 from faults.relay import Relay, relaying
+from faults.service import (
+    OCSP_ADMIN,
+    OCSP_PORT,
+    THIS,
+    TSA_ADMIN,
+    TSA_PORT,
+    Service,
+    previous,
+)
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.migrate import migrate
 from lakthan.store.pool import open_pool
 from lakthan.store.records import Change, ChangeRequest
 from support import tsa
-from support.edge import until
 from support.ntp import NTPServer, ntp_servers
 from support.pki import Issued, issue, new_ca, new_responder
 from support.replication import Server, Servers, make_database
@@ -45,11 +50,9 @@ from support.wall_clock import WallClock
 AUTHORITY = "public-ca"
 ACTOR = "registrar"
 LOGIN = "services"
-OCSP_PORT, OCSP_ADMIN, TSA_PORT, TSA_ADMIN = 6960, 6961, 3161, 3162
 _PORT = 5432
-_START_SECONDS = 60.0
-_TESTS = Path(__file__).parents[1]
-_DAY = timedelta(days=1)
+# From so long ago that a clock which is an hour behind finds them in force.
+_VALID = (timedelta(days=-1), timedelta(days=30))
 _CLOCK = """clock.sources = ["ntp"]
 clock.ntp_servers = {servers}
 clock.ntp_poll = "PT0.2S"
@@ -62,93 +65,19 @@ DURABLE = {"fsync": "on", "full_page_writes": "on", "log_min_messages": "warning
 
 @dataclass(frozen=True)
 class Setting:
-    """What a fault needs. `ends_after`: seconds from the making of the responder's and the unit's certificate until
-    they run out; `through`: a port on this side by which the services reach the database, instead of the line itself;
-    `ntp`: the authority has a wall clock of its own and three servers that vouch for it; `broken`: a variant of
-    `support.fault_broken` instead of the sound services.
+    """What a fault needs. `through`: a port on this side by which the services reach the database, instead of the line
+    itself; `own_clock`: the service that has a wall clock of its own; `ntp`: three servers vouch for the authority's;
+    `previous`: the release before this one, on its schema; `broken`: a variant of `support.fault_broken` instead of
+    the sound services.
     """
 
     standby: bool = False
     hsm: bool = False
-    ends_after: float | None = None
     through: int | None = None
+    own_clock: str = ""
     ntp: bool = False
+    previous: bool = False
     broken: str = ""
-
-
-class Service:
-    """`lakthan serve NAME --workers 2`, as a process."""
-
-    def __init__(self, name: str, config: Path, setting: Setting, environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._log = config.with_name(f"{name}.log")
-        module = ["support.fault_broken", setting.broken, name] if setting.broken else [f"lakthan_{name}"]
-        # A broken build has no supervisor: that would start sound workers.
-        workers = [] if setting.broken else ["--workers", "2"]
-        self._supervised = not setting.broken
-        self._command = [sys.executable, "-m", *module, "--config", str(config), *workers]
-        self._environment = {**environment, "PYTHONPATH": str(_TESTS)}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.admin_url = f"http://127.0.0.1:{OCSP_ADMIN if name == 'ocsp' else TSA_ADMIN}"
-        self.url = f"http://127.0.0.1:{OCSP_PORT if name == 'ocsp' else TSA_PORT}/"
-
-    def start(self) -> None:
-        """Start it."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
-
-    async def until_ready(self) -> None:
-        """Return when its workers are ready."""
-        async with aiohttp.ClientSession() as session:
-            await until(lambda: self._is_ready(session), seconds=_START_SECONDS)
-
-    async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise AssertionError(f"{self.name} ended at once:\n{self._log.read_text()[-2000:]}")
-        with suppress(aiohttp.ClientError):
-            async with session.get(f"{self.admin_url}/readyz") as reply:
-                return reply.status == 200
-        return False
-
-    def workers(self) -> list[int]:
-        """The process ids of its workers."""
-        assert self._process is not None
-        if not self._supervised:
-            return [self._process.pid]
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return [int(word) for word in children.split()]
-
-    async def until_workers(self, count: int) -> None:
-        """Return when there are so many."""
-
-        async def enough() -> bool:
-            return len(self.workers()) >= count
-
-        await until(enough, seconds=_START_SECONDS)
-
-    def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
-        assert self._process is not None
-        for worker in self.workers() if self._process.poll() is None else []:
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGCONT)
-        self._process.terminate()
-        try:
-            return self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def errors(self) -> list[str]:
-        """What it logged as defects."""
-        found = []
-        for line in self._log.read_text().splitlines():
-            with suppress(ValueError):
-                event = json.loads(line)
-                if "defect" in event.get("event", "") or event.get("level") == "critical":
-                    found.append(str(event["event"]))
-        return found
 
 
 @dataclass
@@ -241,7 +170,6 @@ class World:
 @asynccontextmanager
 async def world(servers: Servers, folder: Path, setting: Setting, *, certificates: int = 400) -> AsyncIterator[World]:
     """Make it, and start everything. The caller is inside the namespace of the line's second end."""
-    valid = (-_DAY, timedelta(seconds=setting.ends_after) if setting.ends_after else 30 * _DAY)
     ca = new_ca("Public CA ອອກໃບຢັ້ງຢືນ")
     holder = issue("holder", ca)
     made = World(
@@ -249,16 +177,17 @@ async def world(servers: Servers, folder: Path, setting: Setting, *, certificate
         setting,
         servers,
         ca,
-        new_responder(ca, valid=valid),
-        tsa.new_unit(valid=valid),
+        new_responder(ca, valid=_VALID),
+        tsa.new_unit(valid=_VALID),
         [issue(f"holder {number}", ca, key=holder.key) for number in range(certificates)],
     )
     async with AsyncExitStack() as stack:
         if setting.through is not None:
             address = servers.line.addresses[0]
             made.relay = await stack.enter_async_context(relaying(setting.through, address, _PORT))
-        if setting.ntp:
+        if setting.own_clock:
             made.wall_clock = WallClock(folder)
+        if setting.ntp:
             made.time_servers = await stack.enter_async_context(ntp_servers(3))
         await _fill(made)
         if setting.hsm:
@@ -278,7 +207,10 @@ async def world(servers: Servers, folder: Path, setting: Setting, *, certificate
 async def _fill(made: World) -> None:
     capital = made.servers.capital
     await make_database(capital)
-    await migrate(capital.url())
+    if made.setting.previous:
+        await asyncio.to_thread(_migrate_as_before, capital.url())
+    else:
+        await migrate(capital.url())
     await capital.execute(
         f"CREATE ROLE {LOGIN} LOGIN", f"GRANT lakthan_responder, lakthan_tsa TO {LOGIN}", "CREATE ROLE replication"
     )
@@ -294,6 +226,13 @@ async def _fill(made: World) -> None:
         )
     finally:
         await pool.close()
+
+
+def _migrate_as_before(url: str) -> None:
+    """By the release before this one."""
+    code = previous()
+    command = [str(code.python), "-P", "-m", "lakthan_cli", "db", "migrate", "--database", url]
+    subprocess.run(command, check=True, capture_output=True, env=code.environment(os.environ))
 
 
 def _configure(made: World) -> Sequence[Service]:
@@ -321,7 +260,12 @@ def _configure(made: World) -> Sequence[Service]:
         f'[ocsp]\nport = {OCSP_PORT}\nadmin_port = {OCSP_ADMIN}\n[ocsp.database]\nurl = "{url}"\n'
         f'[[ocsp.responders]]\nauthority = "{AUTHORITY}"\ncertificate = "responder.pem"\nkey = "{key}"\n'
     )
-    wall_clock = made.wall_clock.environment() if made.wall_clock is not None else os.environ
-    made.answering = Service("ocsp", ocsp_config, made.setting, os.environ)
-    made.stamping = Service("tsa", tsa_config, made.setting, wall_clock)
+    setting, code = made.setting, previous() if made.setting.previous else THIS
+
+    def service(name: str, config: Path) -> Service:
+        own = made.wall_clock is not None and setting.own_clock == name
+        environment = made.wall_clock.environment() if made.wall_clock is not None and own else os.environ
+        return Service(name, config, environment, code=code, broken=setting.broken)
+
+    made.answering, made.stamping = service("ocsp", ocsp_config), service("tsa", tsa_config)
     return made.services()

@@ -6,6 +6,7 @@ docs/decisions/0022-readiness.md has the reasons.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -102,6 +103,34 @@ async def test_who_remembers_answers_stays(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             while (await responder.post(request)).cert_statuses != ["revoked"]:  # noqa: ASYNC110 - as clients do
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+async def test_who_has_no_clock_to_sign_by_leaves(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment in which the wall clock is set to another hour than the database's, nothing is signed and nothing
+    remembered is given: tryLater, not ready, and it is said why. When it is right again, answers come again.
+    """
+    async with responder_and_its_database(tmp_path, timedelta(minutes=10)) as (responder, _):
+        request = request_for(await responder.issue(issue("good", responder.ca)), responder.ca)
+        with_nonce = request_for(await responder.issue(issue("other", responder.ca)), responder.ca, nonce=bytes(32))
+        await until_said(responder, 200, "change feed: ok")
+        for _ in range(3):  # signed, remembered, and ready in octets
+            assert (await responder.post(request)).cert_statuses == ["good"]
+            assert (await responder.post(with_nonce)).cert_statuses == ["good"]
+        for module in ("lakthan_ocsp.__main__", "lakthan_ocsp.wall_clock", "lakthan_ocsp.quick"):
+            monkeypatch.setattr(f"{module}.time", lambda: time.time() + seconds)
+        for each in (request, with_nonce):
+            assert (await responder.post(each)).status == "try_later"
+            assert (await responder.get(each)).status == "try_later"
+        await until_said(responder, 503, f"clock is {seconds:+.0f} s from the database's")
+        assert (await responder.metrics())["lakthan_ocsp_clock_believed"] == 0
+        assert (await responder.post(request)).status == "try_later"
+        monkeypatch.undo()
+        await until_said(responder, 200, "change feed: ok")
+        assert (await responder.post(request)).cert_statuses == ["good"]
+        assert (await responder.post(with_nonce)).cert_statuses == ["good"]
 
 
 class _Surroundings:

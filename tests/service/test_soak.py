@@ -21,6 +21,7 @@ async def test_everything_rotates_and_nobody_notices(tmp_path: Path) -> None:
     assert verdict.faults == []
 
 
+@pytest.mark.timeout(240)
 async def test_a_leaky_responder_is_found(tmp_path: Path) -> None:
     """It keeps 512 KiB of every answer that it makes, and a descriptor of every tenth; the others keep nothing."""
     (tmp_path / "world").mkdir()

@@ -311,8 +311,8 @@ async def test_one_question_and_goodbye(plain: bytes, monkeypatch: pytest.Monkey
     at_the_door: list[bool] = []
     only_request = Wire.only_request
 
-    def noted(self: Wire, data: bytes) -> bytes | None:
-        response = only_request(self, data)
+    def noted(self: Wire, data: bytes, address: str) -> bytes | None:
+        response = only_request(self, data, address)
         at_the_door.append(response is not None)
         return response
 

@@ -122,6 +122,25 @@ def ca_revoked_unheard(history: Simulation) -> None:
     history.ask_the_long_way(QUICK, ONE, sha1=False, nonce=False, pause=1.1)
 
 
+def ca_revoked_before_the_feed_was_back(history: Simulation) -> None:
+    """The CA is revoked while no line holds; the feed comes back, but the line to read the authorities by is silent."""
+    asked_twice(history)
+    server, real = history.world.server, history.world.process.real
+    first, *others = [each for each in server.connections if each not in server.listening]
+    first.stall()  # on it the authorities are read from now on, without an end
+    server.refuses = True
+    for connection in [*others, *server.listening]:
+        connection.terminate()
+    history.change_authority(QUICK, "revoked", 3.1)
+    server.refuses = False
+    while not real.feed.trusted:
+        history.wait(0.01)
+    assert not real.changes_heard()  # the feed hears them, and the authorities have not been read again
+    refused = history.oracle.refused
+    history.ask_the_long_way(QUICK, ONE, sha1=False, nonce=True, pause=0.1)
+    assert history.oracle.refused == refused + 1
+
+
 def two_spellings(history: Simulation) -> None:
     """The store is quicker than the notification: asked in one spelling, and then in the other."""
     asked_twice(history, SLOW)
@@ -141,7 +160,10 @@ def ended_under_a_list(history: Simulation) -> None:
     asked_twice(history)
 
 
-ALL = (revoked, silent, cut_off, overtaken, expired, rolled_over, ca_revoked_unheard, two_spellings, ended_under_a_list)
+ALL = (
+    *(revoked, silent, cut_off, overtaken, expired, rolled_over, two_spellings, ended_under_a_list),
+    *(ca_revoked_unheard, ca_revoked_before_the_feed_was_back),
+)
 
 
 @pytest.mark.parametrize("play", ALL)
@@ -179,6 +201,12 @@ async def _as_it_was(self: Any, service: OCSPService) -> None:  # noqa: ANN401 -
         self.feed.give_answers()
 
 
+def _all_is_young_again(self: Any) -> None:  # noqa: ANN401 - as the method's
+    """A new connection for changes, and what was read of the authorities before it counts as just read."""
+    self.cache.drop_all()
+    self._authorities_changed()
+
+
 @pytest.mark.parametrize(
     ("play", "broken", "instead"),
     [
@@ -190,6 +218,12 @@ async def _as_it_was(self: Any, service: OCSPService) -> None:  # noqa: ANN401 -
         pytest.param(rolled_over, (AnswerCache, "drop_all"), _nothing, id="a key that left still speaks"),
         pytest.param(
             ca_revoked_unheard, (process._Process, "keep_directory"), _as_it_was, id="a CA's end goes unheard"
+        ),
+        pytest.param(
+            ca_revoked_before_the_feed_was_back,
+            (process._Process, "_ready"),
+            _all_is_young_again,
+            id="a new connection makes old knowledge young",
         ),
         pytest.param(two_spellings, (AnswerCache, "remember"), _nothing, id="good again after revoked"),
     ],

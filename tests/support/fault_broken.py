@@ -6,11 +6,13 @@ deaf      a responder that lost the notifications goes on as if it heard them
 hasty     a token leaves before its record
 trusting  what an HSM gives is taken for a signature
 ageless   certificates that have run out are used all the same
+timeless  a responder believes its clock, whatever the database's says
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -24,7 +26,7 @@ from lakthan.keys import pkcs11
 from lakthan.store import feed
 from lakthan.store.records import TokenRecord
 from lakthan_ocsp import __main__ as ocsp
-from lakthan_ocsp import governor
+from lakthan_ocsp import governor, wall_clock
 from lakthan_tsa import __main__ as tsa
 from lakthan_tsa import profiles, unit
 from lakthan_tsa.recorder import Recorder
@@ -67,6 +69,10 @@ def _break(stack: ExitStack, variant: str) -> None:
     elif variant == "ageless":
         put(profiles, "check_unit", never_ends)
         put(governor.Governor, "__init__", govern_without_end)
+    elif variant == "timeless":
+        put(ocsp, "STEP_SECONDS", math.inf)
+        put(wall_clock, "STEP_SECONDS", math.inf)
+        put(wall_clock.WallClock, "compare", lambda *_: None)
     else:
         raise SystemExit(f"there is no variant {variant!r}")
 

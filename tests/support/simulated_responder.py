@@ -168,6 +168,10 @@ class _Transport:
     def resume_reading(self) -> None:
         """Nothing is held back."""
 
+    def get_extra_info(self, _name: str) -> object:
+        """All clients are one source."""
+        return None
+
 
 def _no_handler() -> asyncio.Protocol:
     raise AssertionError("a request of the simulation was handed over to aiohttp")

@@ -25,6 +25,7 @@ import lakthan.store.feed
 import lakthan_ocsp.__main__
 import lakthan_ocsp.metrics
 import lakthan_ocsp.quick
+import lakthan_ocsp.wall_clock
 
 # A day on which the certificates of the tests, which were made a moment ago, are in force.
 _BEGIN = int(time.time()) + 60
@@ -72,6 +73,9 @@ class Clock:
                 (lakthan_ocsp.metrics, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "clock_gettime", self.since_boot),
+                (lakthan_ocsp.__main__, "time", self.wall),
+                (lakthan_ocsp.wall_clock, "clock_gettime", self.since_boot),
+                (lakthan_ocsp.wall_clock, "time", self.wall),
                 (lakthan.store.feed, "time", SimulatedTime),
             ):
                 stack.enter_context(patch.object(module, name, value))

@@ -63,8 +63,6 @@ class Plan:
     def wanted(self) -> dict[str, int]:
         """How often each rotation has to be seen."""
         few = dict.fromkeys(ROTATIONS, self.rounds)
-        # A token expires two rounds after it was made.
-        few["API token of a CA"] = 1 if self.rounds < 3 else self.rounds - 3
         for what in list(ROTATIONS)[list(ROTATIONS).index("configuration and workers (SIGHUP)") :]:
             few[what] = self.upheavals
         if self.leaky:
@@ -77,12 +75,10 @@ def plan(seconds: float, rates: Rates = USUAL, *, rounds: int = 2, leaky: bool =
     proven about leaks that are small.
     """
     if seconds < _SHORT_SECONDS:
-        spans = Spans(timedelta(seconds=5), timedelta(minutes=2), timedelta(seconds=6), timedelta(seconds=25))
+        spans = Spans(timedelta(seconds=5), timedelta(minutes=2))
         return Plan(seconds, rounds, 1, spans, {LIVE: 300, AHEAD: 60}, 0.5, 2.0, 2.0, rates, leaky)
     rounds = max(6, round(seconds / 450))
-    spans = Spans(
-        timedelta(minutes=2), timedelta(minutes=10), round_ := timedelta(seconds=seconds / rounds), 2 * round_
-    )
+    spans = Spans(timedelta(minutes=2), timedelta(minutes=10))
     return Plan(seconds, rounds, 2, spans, {LIVE: 1000, AHEAD: 100}, 5.0, 15.0, 60.0, rates, leaky)
 
 
@@ -112,7 +108,7 @@ class Soak:
             await self._operator.begin()
             await self._clients.fill(plan.certificates)
             await self._world.until_published(plan.certificates[AHEAD])
-            diary.begin(rotations=plan.wanted(), seconds=plan.seconds)
+            diary.begin(rotations=plan.wanted(), how=ROTATIONS, seconds=plan.seconds)
             async with self._clients.at_work():
                 await self._work()
             await self._oracle.compare()

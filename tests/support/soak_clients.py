@@ -15,8 +15,8 @@ import random
 import ssl
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import quote
@@ -158,7 +158,8 @@ class Population:
 
 class Clients:
     """All of them. `times`: seconds that each kind took since `take_times`; `served`: when the question of the latest
-    success of each kind was sent, in seconds of `time.monotonic`.
+    success of each kind was sent, in seconds of `time.monotonic`; `under_way`: requests that show a token, a secret or
+    a certificate.
     """
 
     def __init__(self, world: World, diary: Diary, oracle: Oracle, rates: Rates = USUAL) -> None:
@@ -171,6 +172,7 @@ class Clients:
         self.served: dict[str, float] = {}
         self.asked: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
+        self.under_way: Counter[Hashable] = Counter()
         # Renewed by the operator: the token of one CA, the certificate of the other, the signers' secret.
         self.token = ""
         self.client: ssl.SSLContext | None = None
@@ -266,7 +268,8 @@ class Clients:
         known = {"Authorization": f"Bearer {self.secret}"} if profile else {}
         path = f"/tsa/{profile}" if profile else "/"
         sent_at = time.time()
-        status, body = await line.ask(post(path, "application/timestamp-query", request, **known))
+        with self._shown(self.secret if profile else ""):
+            status, body = await line.ask(post(path, "application/timestamp-query", request, **known))
         if status != 200:
             return f"HTTP {status}"
         return self._oracle.judge_token(request, imprint, nonce, sent_at, body)
@@ -307,6 +310,8 @@ class Clients:
         if turn is not None:
             turn.acknowledged = time.monotonic()
         self.changes[what] += 1
+        if what == "issue":
+            self._oracle.announce(serial_number)
         population.done(what, serial_number)
 
     async def _is_acknowledged(
@@ -339,18 +344,25 @@ class Clients:
     ) -> tuple[int, str]:
         """A call to the registry: of one CA with its token, of the other with its certificate."""
         headers = {"Idempotency-Key": key} if key else {}
+        context = self._context
         if by == LIVE:
             headers["Authorization"] = f"Bearer {self.token}"
-        url = f"https://127.0.0.1:{self._world.services['registry'].port}{path}"
-        async with session.request(method, url, headers=headers, ssl=self.context(by), **more) as reply:
-            return reply.status, await reply.text()
-
-    def context(self, by: str) -> ssl.SSLContext:
-        """TLS as this CA speaks it."""
-        if by == AHEAD:
+        else:
             assert self.client is not None
-            return self.client
-        return self._context
+            context = self.client
+        url = f"https://127.0.0.1:{self._world.services['registry'].port}{path}"
+        with self._shown(self.token if by == LIVE else context):
+            async with session.request(method, url, headers=headers, ssl=context, **more) as reply:
+                return reply.status, await reply.text()
+
+    @contextmanager
+    def _shown(self, proof: Hashable) -> Iterator[None]:
+        """While somebody shows this token, secret or certificate."""
+        self.under_way[proof] += 1
+        try:
+            yield
+        finally:
+            self.under_way[proof] -= 1
 
 
 def _new_serial_number() -> int:

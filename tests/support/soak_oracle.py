@@ -7,6 +7,7 @@ that is signed by a key for the first time, the signature. So it is with tokens,
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,7 @@ _SINGLE = {
     ocsp.OCSPCertStatus.REVOKED: "revoked",
     ocsp.OCSPCertStatus.UNKNOWN: "unknown",
 }
-# A published answer is withheld from the commit of a change until the publisher has signed the next one.
+# A published answer is withheld from the commit of a change, or of the issuance, until the publisher has signed it.
 _WITHHELD_SECONDS = 15.0
 _SECOND = timedelta(seconds=1)
 
@@ -75,6 +76,7 @@ class Oracle:
         self.withheld = 0
         self._signed: set[str] = set()  # keys seen to have signed
         self._latest: dict[tuple[str, int], datetime] = {}  # producedAt, of a certificate
+        self._announced: dict[int, float] = {}
         self._tokens = 0
 
     def has_signed(self, key: Key) -> bool:
@@ -104,7 +106,13 @@ class Oracle:
             self._diary.wrong(f"{of}, serial number {serial_number:X} of {authority}: {problem}")
         return ""
 
+    def announce(self, serial_number: int) -> None:
+        """It was issued just now: the publisher owes its first answer."""
+        self._announced[serial_number] = time.monotonic()
+
     def _changes(self, serial_number: int, sent: float) -> bool:
+        if self._announced.get(serial_number, -math.inf) > sent - _WITHHELD_SECONDS:
+            return True
         turns = self.truth[AHEAD].turns.get(der.integer_content(serial_number), [])
         return any(turn.asked > sent - _WITHHELD_SECONDS or turn.acknowledged > sent for turn in turns)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from support.soak_diary import Line
 from support.soak_judge import MEBIBYTE, Verdict
-from support.soak_rotations import ROTATIONS
 from support.soak_samples import CLIENTS
 
 Rows = list[list[str]]
@@ -19,13 +18,14 @@ _WIDTH, _LEFT, _RIGHT, _PANEL = 860, 64, 210, 170
 
 def tables(lines: list[Line], verdict: Verdict) -> dict[str, Rows]:
     """By title, the heads first."""
+    begin = next(line for line in lines if line["kind"] == "begin")
     return {
         "totals": _totals(lines, verdict),
         "processes": _processes(lines, verdict),
         "latency": _latency(lines, verdict.seconds),
         "rotations": [
             ["what rotated", "seen", "how it is seen"],
-            *([what, f"{verdict.rotations[what]:,}", how] for what, how in ROTATIONS.items()),
+            *([what, f"{verdict.rotations[what]:,}", how] for what, how in begin["how"].items()),
         ],
         "events": _events(lines, verdict),
     }

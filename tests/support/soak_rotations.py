@@ -11,17 +11,16 @@ import itertools
 import secrets
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 
-from lakthan.errors import LakthanError, StoreUnavailable
+from lakthan.errors import LakthanError
 from lakthan.keys import key_list
 from lakthan.store.credentials import CredentialAdmin
 from lakthan.store.pool import open_pool
@@ -43,7 +42,8 @@ ROTATIONS = {
     "key of the time-stamping unit": "a token by the new key, the same",
     "TLS certificate of the registry": "a new connection shows it",
     "client certificate of a CA": "the new one pushes, the old one is refused after the next CRL",
-    "API token of a CA": "the new one pushes, the old one is refused when it has expired",
+    "API token of a CA": "the new one pushes, the old one is refused when it was revoked",
+    "API token that expires": "it is refused from its end on",
     "secret of a TSA client": "the new one stamps, the old one is refused",
     "CRL imported": "what it alone revokes is revoked",
     "month of tokens dropped": "its partition is gone",
@@ -75,7 +75,7 @@ class Operator:
         self._clients = clients
         self._client: Issued | None = None
         self._revoked_clients: list[bytes] = []
-        self._tokens: list[tuple[str, datetime]] = []
+        self._token = ""
         self._months = world.months
         self._crls = 0
         self._numbers = itertools.count(1)
@@ -90,19 +90,13 @@ class Operator:
         span = (calm[1] - calm[0]) / len(steps) if len(calm) > 1 else 0.0
         doors = [(at + number * span, step) for at in calm for number, step in enumerate(steps)]
         events = [(at, upheavals[number % len(upheavals)]) for number, at in enumerate(loud)]
-        keeping = [asyncio.create_task(work) for work in (self.keep_token(), self.refuse_expired())]
-        try:
-            await asyncio.gather(
-                # These two know no database.
-                self._each([(at, self.roll_keys) for at in calm]),
-                self._each([(at, self.renew_secret) for at in calm]),
-                self._each(doors, self._quiet),
-                self._each(events, self._quiet),
-            )
-        finally:
-            for task in keeping:
-                task.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
+        await asyncio.gather(
+            # These two know no database.
+            self._each([(at, self.roll_keys) for at in calm]),
+            self._each([(at, self.renew_secret) for at in calm]),
+            self._each(doors, self._quiet),
+            self._each(events, self._quiet),
+        )
 
     async def _each(self, steps: Sequence[tuple[float, Step]], quiet: asyncio.Lock | None = None) -> None:
         for at, step in steps:
@@ -120,6 +114,8 @@ class Operator:
         return [
             self.renew_tls,
             self.renew_client,
+            self.renew_token,
+            self.expire_token,
             self.import_crl,
             self.drop_month,
             self.forget_idempotency_keys,
@@ -132,7 +128,7 @@ class Operator:
         try:
             await step()
         except (AssertionError, LakthanError, OSError, aiohttp.ClientError, asyncpg.PostgresError) as error:
-            self._diary.trouble("operator", f"{_name(step)}: {type(error).__name__}: {error}", began)
+            self._diary.trouble("operator", f"{step.__name__}: {type(error).__name__}: {error}", began)
 
     # ---- what nobody notices
 
@@ -185,53 +181,52 @@ class Operator:
         if old is None or old_context is None:
             self._revoked_clients = [b""]  # none yet; only counts
             return
-        # Its last requests are answered before its end.
-        await asyncio.sleep(1.0)
+        await self._until_unused(old_context)
         self._revoked_clients.append(entry(old.serial_number, at=datetime.now(UTC).replace(microsecond=0)))
         self._world.write_client_crl(self._revoked_clients[1:])
         await self._until_async(lambda: self._is_refused(old_context, "", "certificate-revoked"), "its refusal")
         self._diary.seen("client certificate of a CA")
 
-    async def keep_token(self) -> None:
-        """The one CA's token: the next one is used at once, the old one left to expire. Until cancelled."""
-        while True:
-            await asyncio.sleep(self._world.spans.round.total_seconds())
-            await self.do(self.renew_token)
-
     async def renew_token(self) -> None:
-        """See `keep_token`."""
-        token, ends = "", datetime.now(UTC)
-        while not token:
-            ends = datetime.now(UTC) + self._world.spans.token
-            try:
-                token = await self._credential(LIVE, f"token-{next(self._numbers)}", expires_at=ends)
-            except StoreUnavailable:  # it is being restarted
-                await asyncio.sleep(0.5)
-        self._clients.token = token
-        self._tokens.append((token, ends))
-
-    async def refuse_expired(self) -> None:
-        """Of each of these tokens it is seen that it opens nothing after its end. Until cancelled."""
-        while True:
-            await asyncio.sleep(1.0)
-            for token, ended in self._tokens[:-1]:
-                if ended + timedelta(seconds=1) < datetime.now(UTC):
-                    self._tokens.remove((token, ended))
-                    await self.do(partial(self._expect_end, token))
-
-    async def _expect_end(self, token: str) -> None:
-        context = ssl.create_default_context(cafile=str(self._world.folder / "tls-root.pem"))
-        await self._until_async(lambda: self._is_refused(context, token, "credential-expired"), "a token's end")
+        """The one CA's token: the next one is used at once, the old one revoked."""
+        old, name = self._clients.token, self._token
+        self._token = f"token-{next(self._numbers)}"
+        self._clients.token = await self._credential(LIVE, self._token)
+        if not old:
+            return
+        await self._until_unused(old)
+        async with self._desk() as admin:
+            await admin.revoke(name, actor="soak")
+        await self._until_async(lambda: self._is_refused(None, old, "credential-revoked"), "the old token's refusal")
         self._diary.seen("API token of a CA")
 
-    async def _credential(
-        self, authority: str, name: str, *, certificate: Issued | None = None, expires_at: datetime | None = None
-    ) -> str:
+    async def expire_token(self) -> None:
+        """A token that lasts for seconds."""
+        ends = datetime.now(UTC) + timedelta(seconds=5)
+        token = await self._credential(LIVE, f"short-{next(self._numbers)}", expires_at=ends)
+        await self._until_async(lambda: self._is_refused(None, token, "credential-expired"), "a token's end")
+        assert datetime.now(UTC) >= ends, "a token ended before its time"
+        self._diary.seen("API token that expires")
+
+    async def _until_unused(self, proof: Hashable) -> None:
+        """Nobody shows it any more."""
+        await self._world.until(lambda: not self._clients.under_way[proof], "no request is under way", _PROOF_SECONDS)
+
+    @asynccontextmanager
+    async def _desk(self) -> AsyncIterator[CredentialAdmin]:
         pool = await open_pool(
             self._world.postgres.url(), role="lakthan_registry", min_size=1, max_size=1, application_name="desk"
         )
         try:
-            _, token = await CredentialAdmin(pool).create(
+            yield CredentialAdmin(pool)
+        finally:
+            await pool.close()
+
+    async def _credential(
+        self, authority: str, name: str, *, certificate: Issued | None = None, expires_at: datetime | None = None
+    ) -> str:
+        async with self._desk() as admin:
+            _, token = await admin.create(
                 name,
                 CredentialRole.PUBLISHER,
                 expires_at=expires_at or datetime.now(UTC) + timedelta(days=1),
@@ -240,11 +235,11 @@ class Operator:
                 certificate=None if certificate is None else certificate.der,
                 actor="soak",
             )
-        finally:
-            await pool.close()
         return token or ""
 
-    async def _is_refused(self, context: ssl.SSLContext, token: str, kind: str) -> bool:
+    async def _is_refused(self, context: ssl.SSLContext | None, token: str, kind: str) -> bool:
+        if context is None:
+            context = ssl.create_default_context(cafile=str(self._world.folder / "tls-root.pem"))
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = f"https://127.0.0.1:{self._world.services['registry'].port}/v1/identity"
         async with aiohttp.ClientSession() as session, session.get(url, headers=headers, ssl=context) as reply:
@@ -259,7 +254,7 @@ class Operator:
         # One worker knows it; the other one looks as often.
         await asyncio.sleep(_LOOKED_AT_SECONDS)
         self._clients.secret = new
-        await asyncio.sleep(1.0)
+        await self._until_unused(old)
         self._world.write_tsa_clients([_digest(new)])
         await asyncio.sleep(_LOOKED_AT_SECONDS)
         await self._until_async(lambda: self._is_told(old, b"401"), "the old secret stamps no more")
@@ -351,10 +346,6 @@ class Operator:
             if time.monotonic() > deadline:
                 raise TimeoutError(what)
             await asyncio.sleep(0.3)
-
-
-def _name(step: Step) -> str:
-    return getattr(step, "__name__", "a token's end")
 
 
 def _digest(secret: str) -> str:

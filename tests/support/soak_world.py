@@ -116,14 +116,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Spans:
-    """How long things last. `refresh` and `validity`: of answers; `round`: from one rotation of a thing to the next;
-    `token`: of an API token.
-    """
+    """How old answers get, and how long they hold."""
 
     refresh: timedelta
     validity: timedelta
-    round: timedelta
-    token: timedelta
 
 
 class World:

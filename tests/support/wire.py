@@ -104,6 +104,10 @@ class Memory(Echo):
         """See `Remembering`."""
         return self._known("POST", "/x", body, request)
 
+    def ready_post(self, body: bytes, request: bytes = b"") -> bytes | None:  # noqa: ARG002 - all is known
+        """See `Remembering`."""
+        return None
+
     def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
         """See `Remembering`."""
         if not is_plain_target(target) or target.startswith((b"/later", b"/decline", b"/defect")):
@@ -119,10 +123,12 @@ class Memory(Echo):
 
 
 @asynccontextmanager
-async def echoing(echo: Echo | None = None, *, short: bool = True) -> AsyncIterator[tuple[Front, Echo]]:
-    """A front on a free port, with or without the short way."""
+async def echoing(
+    echo: Echo | None = None, *, short: bool = True, connections: int = 4096
+) -> AsyncIterator[tuple[Front, Echo]]:
+    """A front on a free port, with or without the short way, and room for so many `connections`."""
     echo = Echo() if echo is None else echo
-    front = await Front.open(handle, "127.0.0.1", 0, quick=echo if short else None)
+    front = await Front.open(handle, "127.0.0.1", 0, quick=echo if short else None, connections=connections)
     try:
         yield front, echo
     finally:

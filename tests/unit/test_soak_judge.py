@@ -36,7 +36,13 @@ def process(t: float, pid: int, *, memory: float = 60.0, descriptors: int = 20) 
 def sound(seconds: float = HOUR) -> list[Line]:
     """The diary of a run in which all was well: warming up, a worker replaced, a database restarted."""
     lines: list[Line] = [
-        {"kind": "begin", "t": 0.0, "rotations": {"key": 2, "database restarted": 1}, "seconds": seconds}
+        {
+            "kind": "begin",
+            "t": 0.0,
+            "rotations": {"key": 2, "database restarted": 1},
+            "how": {"key": "an answer by it"},
+            "seconds": seconds,
+        }
     ]
     step = seconds / 720
     for number in range(721):

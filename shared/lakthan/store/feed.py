@@ -62,6 +62,10 @@ _ANNOUNCE = """
     SELECT set_config('application_name', $1, false), set_config('synchronous_commit', 'off', false), pg_notify($2, '')
 """
 
+# A heartbeat, alone and with an answer to whoever asks: each brings the time of the database's clock.
+BEAT = "SELECT clock_timestamp()"
+_BEAT_AND_ANSWER = "SELECT clock_timestamp() FROM pg_notify($1, $2)"
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,8 +77,9 @@ class ChangeFeed:
     quick and must not fail: `on_ready()` when the feed begins to be trusted, `on_change(record, changed_at)` for the
     new status of a certificate, `on_many_changes(authority_id, changed_at)` for more of an authority's certificates
     than are named, `on_authority_change()` when an authority was added or changed, and `on_lost(why)` once for every
-    `on_ready` when the feed is no longer trusted: empty the caches. `changed_at`: the database's clock shortly before
-    the commit; None when it was not said.
+    `on_ready` when the feed is no longer trusted: empty the caches. `on_beat(instant)`: a heartbeat has come back, with
+    the time of the database's clock. `changed_at`: the database's clock shortly before the commit; None when it was not
+    said.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class ChangeFeed:
         on_authority_change: Callable[[], None],
         on_ready: Callable[[], None],
         on_lost: Callable[[Exception], None],
+        on_beat: Callable[[datetime], None] | None = None,
         heartbeat: timedelta = timedelta(seconds=1),
         bound: timedelta = BOUND,
     ) -> None:
@@ -95,6 +101,7 @@ class ChangeFeed:
         self._on_authority_change = on_authority_change
         self._on_ready = on_ready
         self._on_lost = on_lost
+        self._on_beat = on_beat
         self._heartbeat_seconds = heartbeat.total_seconds()
         self._bound_seconds = bound.total_seconds()
         # A heartbeat is given up when the trust that the one before it earned runs out.
@@ -186,11 +193,13 @@ class ChangeFeed:
         try:
             async with asyncio.timeout(self._patience_seconds):
                 if asks:
-                    await connection.execute("SELECT pg_notify($1, $2)", SERVED_CHANNEL, " ".join(asks))
+                    instant = await connection.fetchval(_BEAT_AND_ANSWER, SERVED_CHANNEL, " ".join(asks))
                 else:
-                    await connection.fetchval("SELECT 1")
+                    instant = await connection.fetchval(BEAT)
         except TimeoutError as error:
             raise StoreUnavailable("the database has stopped answering on the change feed") from error
+        if self._on_beat is not None:
+            self._on_beat(instant)
         self._proven = sent
         if self._ready:
             self.trusted_until = sent + self._bound_seconds

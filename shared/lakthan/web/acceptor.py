@@ -31,6 +31,10 @@ _MOST_AT_ONCE = 64
 _FIRST_OCTETS = 2048
 _DEFER_SECONDS = 20
 _IN_ONE_PACKET = socket.MSG_DONTWAIT | socket.MSG_MORE
+_NO_ROOM = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nCache-Control: no-store\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 # How long to wait when the process has no file descriptor left.
 _PAUSE_SECONDS = 0.5
 
@@ -63,7 +67,7 @@ class Acceptor:
         for _ in repeat(None) if most is None else repeat(None, most):
             try:
                 # What `accept` is made of: its Python half costs more than the system call.
-                descriptor, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                descriptor, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -72,24 +76,24 @@ class Acceptor:
                     self._loop.remove_reader(listener)
                     self._loop.call_later(_PAUSE_SECONDS, self._resume, listener)
                 return
-            self._take(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor))
+            self._take(socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), address[0])
 
     def _resume(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener, self._accept, listener)
 
-    def _take(self, connection: socket.SocketType) -> None:
+    def _take(self, connection: socket.SocketType, address: str) -> None:
         try:
             data = connection.recv(_FIRST_OCTETS, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._hand_over(connection, b"")
+            self._hand_over(connection, b"", address)
             return
         except OSError:
             connection.close()
             return
-        response = self._wire.only_request(data) if data else None
+        response = self._wire.only_request(data, address) if data else None
         if response is None and data:
-            self._hand_over(connection, data)
+            self._hand_over(connection, data, address)
             return
         if response is not None:
             with suppress(OSError):  # the client has gone, or has no room for an answer
@@ -98,16 +102,21 @@ class Acceptor:
                 connection.send(response, _IN_ONE_PACKET)
         connection.close()
 
-    def _hand_over(self, accepted: socket.SocketType, data: bytes) -> None:
+    def _hand_over(self, accepted: socket.SocketType, data: bytes, address: str) -> None:
+        if not self._wire.room_for(address):
+            with suppress(OSError):
+                accepted.send(_NO_ROOM if data else b"", _IN_ONE_PACKET)
+            accepted.close()
+            return
         connection = socket.socket(fileno=accepted.detach())
         connection.settimeout(0)
-        task = self._loop.create_task(self._connect(connection, data))
+        task = self._loop.create_task(self._connect(connection, data, address))
         self._handing_over.add(task)
         task.add_done_callback(self._handing_over.discard)
 
-    async def _connect(self, connection: socket.socket, data: bytes) -> None:
+    async def _connect(self, connection: socket.socket, data: bytes, address: str) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._wire, data), connection)
+            await self._loop.connect_accepted_socket(lambda: Connection(self._wire, data, address), connection)
         except OSError:  # gone meanwhile
             connection.close()
 

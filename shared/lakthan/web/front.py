@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, web
@@ -17,11 +18,13 @@ from aiohttp import HttpVersion11, web
 from lakthan.errors import ConfigError
 from lakthan.web.acceptor import Acceptor, bind, port_of
 from lakthan.web.leaving import this_process
+from lakthan.web.room import MOST_CONNECTIONS, Guest, descriptors_for
+from lakthan.web.sources import read_networks
 from lakthan.web.wire import Wire
 from lakthan.web.worker import this_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from lakthan.web.wire import Quick
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE_SECONDS = 75.0
 _DRAIN_SECONDS = 10.0
+# For so long what comes of a body that was refused is read and thrown away, so that the client reads the refusal (RFC
+# 9112 §9.6).
+_LINGER_SECONDS = 1.0
 # A client that has said nothing for so long on its connection is not just about to ask again.
 _QUIET_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
@@ -36,8 +42,24 @@ _BACKLOG = 1024
 _ABSOLUTE_FORM = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
+# What all bodies may have that aiohttp reads at one time: each is kept in pieces and once as a whole.
+_MOST_BODY_OCTETS = 16 * 1024 * 1024
+_BODY_SECONDS = 20.0
+_GUEST: web.RequestKey[Guest | None] = web.RequestKey("guest", Guest)
+
+
 class BodyTooLarge(Exception):
     """The client sends more than the service reads."""
+
+
+class _BodyRefused(Exception):
+    """A body is not read to its end: too slow (408), no room for it (503), or the client has gone (400)."""
+
+
+class _Bodies:
+    """How much is held of the bodies that aiohttp reads."""
+
+    octets = 0
 
 
 class Front:
@@ -52,20 +74,52 @@ class Front:
         self.wire = wire
 
     @classmethod
-    async def open(cls, handler: Handler, host: str, port: int, *, quick: Quick | None = None) -> Front:
+    async def open(
+        cls,
+        handler: Handler,
+        host: str,
+        port: int,
+        *,
+        quick: Quick | None = None,
+        connections: int = MOST_CONNECTIONS,
+        proxies: Sequence[str] = (),
+    ) -> Front:
         """Listen and serve; in a worker, on the sockets that it was given. Raises `ConfigError` when the address cannot
-        be had.
+        be had. `connections` and `proxies`: see `lakthan.web.room` and `lakthan.web.sources`.
         """
+        networks = read_networks(proxies)
+        wire: Wire | None = None
 
         async def handle(http_request: web.BaseRequest) -> web.StreamResponse:
-            response = await handler(http_request)
+            transport = http_request.transport
+            guest = wire.guests.get(transport) if wire is not None and transport is not None else None
+            http_request[_GUEST] = guest
+            if guest is not None:
+                guest.asked = guest.busy = True
+            try:
+                response = await handler(http_request)
+            except _BodyRefused as error:
+                response = web.Response(status=error.args[0], headers={"Retry-After": "1", "Cache-Control": "no-store"})
+                response.force_close()
+                if wire is not None:
+                    wire.timed_out += error.args[0] == HTTPStatus.REQUEST_TIMEOUT
+                    wire.turned_away += error.args[0] == HTTPStatus.SERVICE_UNAVAILABLE
+            finally:
+                if guest is not None and wire is not None:
+                    guest.busy, guest.since = False, wire.sweep_time
             if this_process.asked:
                 response.force_close()
             return response
 
         # auto_decompress: a request that is mislabelled `Content-Encoding: gzip` would fail inside aiohttp; the
         # protocols here know no content coding, so the octets are taken as they are.
-        server = web.Server(handle, auto_decompress=False, access_log=None, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        server = web.Server(
+            handle,
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            lingering_time=_LINGER_SECONDS,
+        )
         runner = web.ServerRunner(server, shutdown_timeout=_DRAIN_SECONDS)
         if quick is None:
             return cls(runner, await _listen(runner, host, port))
@@ -78,7 +132,7 @@ class Front:
         except OSError as error:
             await runner.cleanup()
             raise _cannot_listen(host, port, error) from error
-        wire = Wire(quick, server)
+        wire = Wire(quick, server, most_connections=descriptors_for(connections), proxies=networks)
         front = cls(runner, port_of(listeners[0]), wire, Acceptor(wire, listeners))
         this_process.fronts.add(front)
         return front
@@ -137,7 +191,8 @@ async def open_admin(application: web.Application, host: str, port: int) -> Fron
 
 
 async def read_body(http_request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, chunked or not. Raises `BodyTooLarge` once more than `limit` octets are announced or come.
+    """The whole body, chunked or not. Raises `BodyTooLarge` once more than `limit` octets are announced or come. One
+    that does not come within 20 s, or finds no room, is refused by the front itself.
 
     A client that waits for a go-ahead before it sends the body gets it (RFC 9110 §10.1.1).
 
@@ -151,11 +206,30 @@ async def read_body(http_request: web.BaseRequest, limit: int) -> bytes:
         await http_request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         http_request.writer.output_size = 0
     body = b""
-    async for chunk in http_request.content.iter_any():
-        body = body + chunk if body else chunk
-        if len(body) > limit:
-            raise BodyTooLarge
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in http_request.content.iter_any():
+                _Bodies.octets += len(chunk)
+                body = body + chunk if body else chunk
+                if len(body) > limit:
+                    raise BodyTooLarge
+                if _Bodies.octets > _MOST_BODY_OCTETS:
+                    raise _BodyRefused(HTTPStatus.SERVICE_UNAVAILABLE)
+    except TimeoutError as error:
+        raise _BodyRefused(HTTPStatus.REQUEST_TIMEOUT) from error
+    except ConnectionError as error:  # the client has gone, and nobody reads this
+        raise _BodyRefused(HTTPStatus.BAD_REQUEST) from error
+    finally:
+        _Bodies.octets -= len(body)
     return body
+
+
+def may_work(http_request: web.BaseRequest) -> bool:
+    """To be asked by a service before it does what costs it time. False: the client has had its share, and is to be
+    told to come again.
+    """
+    guest = http_request.get(_GUEST)
+    return guest is None or guest.may_work()
 
 
 def raw_target(http_request: web.BaseRequest) -> str:

@@ -17,7 +17,7 @@ class Quick(Protocol):
 
     `post` and `get` give a whole HTTP/1.1 response; or None, and aiohttp answers; or `LATER`, and then
     `Connection.reply` is to be called exactly once, in a later turn of the loop. A raised exception is a defect; it is
-    logged and aiohttp answers.
+    logged and aiohttp answers. What costs time is done when `Connection.may_work` says so, and refused otherwise.
     """
 
     # A longer body goes to aiohttp, which refuses it in the service's words.
@@ -53,6 +53,9 @@ class Remembering(Quick, Protocol):
 
     def known_post(self, body: bytes, request: bytes = b"") -> bytes | None:
         """For a POST with this body. `request`: all its octets, head and all, where they may be asked for again."""
+
+    def ready_post(self, body: bytes, request: bytes = b"") -> bytes | None:
+        """For a POST with this body: an answer that is made now, as by `ready`."""
 
     def known_get(self, target: bytes, request: bytes = b"") -> bytes | None:
         """For a GET of this target."""

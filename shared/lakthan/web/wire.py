@@ -15,7 +15,9 @@ The rules of one connection:
 - while the client does not read (`pause_writing`), nothing more of it is read;
 - when the service leaves its place to another, every answer is the last of its connection, and says so (RFC 9112 §9.6);
 - a request that does not become complete within `patience`, and a connection without one for `keep_alive`, are closed
-  by a sweep; so are all that are idle when the service stops, the others after their answer.
+  by a sweep; so are all that are idle when the service stops, the others after their answer;
+- there is room for so many connections and for so much of unfinished requests, and whoever takes most of it makes room
+  (`lakthan.web.room`); who is refused for asking more than its share (`lakthan.web.sources`) is not read for a moment.
 
 Refuses to know: what a request means, and what is in an answer.
 """
@@ -28,6 +30,8 @@ from typing import TYPE_CHECKING
 from lakthan.telemetry.logs import log
 from lakthan.web.outgoing import Outgoing
 from lakthan.web.quick import LATER, Quick, Remembering
+from lakthan.web.room import MOST_CONNECTIONS, Guest, to_make_room
+from lakthan.web.sources import Source, Sources
 from lakthan.web.wire_heads import (
     LARGEST_FIELDS,
     LARGEST_TARGET,
@@ -40,7 +44,10 @@ from lakthan.web.wire_heads import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from lakthan.web.room import Occupant
+    from lakthan.web.sources import Network
 
 __all__ = ["LATER", "Connection", "Head", "Quick", "Remembering", "Wire", "is_plain_target"]
 
@@ -50,6 +57,8 @@ _SWEEP_SECONDS = 1.0
 _LARGEST_HEAD = LARGEST_FIELDS + LARGEST_TARGET
 # What one client may send ahead of its answers before it is read no further.
 _MOST_HELD = 64 * 1024
+# What all of them together may.
+_MOST_HELD_BY_ALL = 32 * 1024 * 1024
 _END_OF_GET_LINE = b" HTTP/1.1\r\n"
 _UNKNOWN = (0, None, False)
 # The field that aiohttp would add, at the end of the head as there (RFC 9112 §9.6).
@@ -60,7 +69,10 @@ class Wire:
     """What the connections of one port share: their `Quick`, their tables, their sweep, and the way to aiohttp.
 
     `make_handler` makes aiohttp's protocol for a connection that is handed over. The counters are plain numbers, for
-    metrics to read and to set back: `answered` here, `handed_over` to aiohttp, `timed_out` by the sweep.
+    metrics to read: `answered` here, `handed_over` to aiohttp, `timed_out` by the sweep, `made_room` for
+    others, `turned_away` as there was no room, and `limited`, requests beyond their source's share.
+
+    `guests`: the connections that aiohttp has, by their transports.
     """
 
     def __init__(
@@ -70,15 +82,20 @@ class Wire:
         *,
         keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
         patience_seconds: float = _PATIENCE_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self.quick = quick
         memory = quick if isinstance(quick, Remembering) else None
         self.known = memory.known if memory is not None else None
         self.ready = memory.ready if memory is not None else None
         self.known_post = memory.known_post if memory is not None else None
+        self.ready_post = memory.ready_post if memory is not None else None
         self.known_get = memory.known_get if memory is not None else None
         self.make_handler = make_handler
         self.connections: set[Connection] = set()
+        self.guests: dict[asyncio.Transport, Guest] = {}
+        self.resting: list[Connection] = []
         self.posts: dict[bytes, tuple[int, object, bool]] = {}
         self.gets: dict[bytes, bool] = {}
         self.draining = False
@@ -86,6 +103,14 @@ class Wire:
         self.answered = 0
         self.handed_over = 0
         self.timed_out = 0
+        self.made_room = 0
+        self.turned_away = 0
+        self.limited = 0
+        self.due = 0
+        self.held = 0
+        self._letting_go = False
+        self._most_connections = most_connections
+        self.sources = Sources(proxies=proxies, answered=lambda: self.answered, due=lambda: self.due)
         self._keep_alive_seconds = keep_alive_seconds
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
@@ -119,10 +144,10 @@ class Wire:
         last = self.gets[octets] = closes(fields) or self.leaving
         return last
 
-    def only_request(self, data: bytes) -> bytes | None:
+    def only_request(self, data: bytes, address: str = "") -> bytes | None:
         """The response to the only request of a connection, if it is one in these octets that is known and answered.
 
-        For the acceptor, before a transport exists. None: nothing has happened.
+        For the acceptor, before a transport exists. None: nothing has happened. `address`: the client's.
         """
         if data.startswith(b"GET "):
             stop = data.find(_END_OF_GET_LINE)
@@ -135,15 +160,61 @@ class Wire:
             if self.known_post is None or not last or needed != len(data):
                 return None
             response = self.known_post(data[stop:])
+            if response is None and self.ready_post is not None:
+                source = self.sources.of(address)
+                response = self.ready_post(data[stop:]) if source.work < source.most else None
+                source.work += response is not None
         if response is None:
             return None
         self.answered += 1
         return response.replace(b"\r\n\r\n", _LAST, 1)
 
+    def room_for(self, address: str) -> bool:
+        """Whether there is room for a new connection from there, if need be after others have gone."""
+        if len(self.connections) + len(self.guests) < self._most_connections:
+            return True
+        self._forget_gone()
+        room = self._most_connections - len(self.connections) - len(self.guests)
+        if room <= 0:
+            occupants: list[Occupant] = [*self.connections, *self.guests.values()]
+            for occupant in to_make_room(occupants, self.sources.of(address), self._most_connections):
+                self.made_room += 1
+                room += 1
+                occupant.end()
+        if room <= 0:
+            self.turned_away += 1
+        return room > 0
+
+    def hold(self, octets: int) -> None:
+        """So much more is held of unfinished requests; if that is too much, those go that hold most."""
+        self.held += octets
+        if self.held > _MOST_HELD_BY_ALL and not self._letting_go:
+            self._letting_go = True
+            self._loop.call_soon(self._let_go)
+
+    def _let_go(self) -> None:
+        self._letting_go = False
+        for connection in sorted(self.connections, key=lambda each: each.holds, reverse=True):
+            if self.held <= _MOST_HELD_BY_ALL // 2:
+                break
+            self.made_room += 1
+            connection.end()
+
+    def count_limited(self) -> None:
+        """A request of aiohttp's is beyond its source's share."""
+        self.limited += 1
+
+    def _forget_gone(self) -> None:
+        for transport, guest in list(self.guests.items()):
+            if guest.gone:
+                del self.guests[transport]
+                guest.source.connections -= 1
+
     def leave(self) -> None:
         """From now on every answer is the last of its connection, and says so; nothing is closed that says nothing."""
         self.leaving = True
         self.known = self.ready = None
+        self.sources.close()
         self.posts.clear()
         self.gets.clear()
         for connection in self.connections:
@@ -152,6 +223,7 @@ class Wire:
     async def drain(self, timeout_seconds: float) -> None:
         """Close what is idle, and the rest after its answer; return when all are gone or the time is over."""
         self._sweeping.cancel()
+        self.sources.close()
         self.draining = True
         self.outgoing.send_now()
         for connection in list(self.connections):
@@ -164,7 +236,9 @@ class Wire:
 
     def left(self, connection: Connection) -> None:
         """The connection is closed, or aiohttp's."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            connection.source.connections -= 1
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
 
@@ -174,13 +248,24 @@ class Wire:
             if connection.overdue(now - self._keep_alive_seconds, now - self._patience_seconds):
                 self.timed_out += 1
                 connection.end()
+        self._forget_gone()
+        for guest in list(self.guests.values()):
+            if guest.overdue(now - self._patience_seconds):
+                self.timed_out += 1
+                guest.end()
+        resting, self.resting = self.resting, []
+        for connection in resting:
+            connection.wake()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, for as long as the wire has it. `first`: what was read of it already."""
+    """One client's connection, for as long as the wire has it. `first`: what was read of it already; `address`: the
+    client's, if it is known.
+    """
 
     __slots__ = (
+        "_address",
         "_ended",
         "_first",
         "_held",
@@ -191,10 +276,15 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_waiting",
         "_wire",
+        "holds",
+        "source",
     )
 
-    def __init__(self, wire: Wire, first: bytes = b"") -> None:
+    def __init__(self, wire: Wire, first: bytes = b"", address: str = "") -> None:
         self._wire = wire
+        self._address = address
+        self.source = _NOWHERE
+        self.holds = 0  # octets that were counted as held
         self._first = first
         self._quick = wire.quick
         self._transport: asyncio.Transport | None = None
@@ -211,11 +301,34 @@ class Connection(asyncio.Protocol):
         peername = self._transport.get_extra_info("peername") if self._transport is not None else None
         return str(peername[0]) if peername else ""
 
+    @property
+    def silent_since(self) -> float | None:
+        """See `lakthan.web.room.Occupant`."""
+        return None if self._waiting else self._since
+
+    def may_work(self) -> bool:
+        """To be asked by a service before it does what costs it time. False: the client has had its share; it is to be
+        told to come again, by the response that is given next, and is not read for a moment.
+        """
+        if self.source.begin():
+            return True
+        self._wire.limited += 1
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._wire.resting.append(self)
+        return False
+
+    def wake(self) -> None:
+        """The moment is over."""
+        if self._transport is not None and not self._waiting and not self._paused:
+            self._transport.resume_reading()
+
     def reply(self, response: bytes) -> None:
         """The response that was promised by `LATER`. A client that has gone does not get it."""
         if not self._waiting:
             raise RuntimeError("no answer is due on this connection")
         self._waiting = False
+        self._wire.due -= 1
         if self._transport is not None:
             self._write(response)
             if self._held is not None and not self._paused and not self._ended:
@@ -246,6 +359,8 @@ class Connection(asyncio.Protocol):
         """See `asyncio.BaseProtocol`."""
         self._transport = transport  # type: ignore[assignment]
         self._wire.connections.add(self)
+        self.source = self._wire.sources.of(self._address or self.peer)
+        self.source.connections += 1
         first, self._first = self._first, b""
         if self._wire.draining:
             transport.close()
@@ -267,7 +382,12 @@ class Connection(asyncio.Protocol):
         try:
             if wire.known is not None and wire.ready is not None:
                 known = wire.known(data)
-                response = known or wire.ready(data)
+                source = self.source
+                if known is None and source.work < source.most:
+                    response = wire.ready(data)
+                    source.work += response is not None
+                else:
+                    response = known
             if response is None:
                 response = self._read(data)
         except Exception:  # noqa: BLE001 - a defect of the short way; the long way answers
@@ -281,6 +401,7 @@ class Connection(asyncio.Protocol):
             self._hand_over(data)
         elif self._held is None:
             self._waiting = True
+            wire.due += 1
 
     def _read(self, data: bytes) -> bytes | None:
         if data.startswith(b"POST "):
@@ -303,8 +424,13 @@ class Connection(asyncio.Protocol):
         if len(data) == needed:
             self._ended = last
             body = data[stop:]
-            known_post = wire.known_post
-            response = known_post(body, b"" if last else data) if known_post is not None else None
+            response: bytes | None = None
+            if wire.known_post is not None and wire.ready_post is not None:
+                again, source = b"" if last else data, self.source
+                response = wire.known_post(body, again)
+                if response is None and source.work < source.most:
+                    response = wire.ready_post(body, again)
+                    source.work += response is not None
             return response or self._quick.post(route, body, self)
         return self._hold(data, needed) if len(data) < needed else None  # None: pipelining
 
@@ -331,7 +457,18 @@ class Connection(asyncio.Protocol):
         self._held = bytearray(data)
         self._needed = needed
         self._since = self._wire.sweep_time
+        self._hold_more(len(data))
         return LATER
+
+    def _hold_more(self, octets: int) -> None:
+        self.holds += octets
+        self._wire.hold(octets)
+
+    def _let_go(self) -> None:
+        """Nothing is held any more."""
+        self._held = None
+        self._wire.held -= self.holds
+        self.holds = 0
 
     def _take_more(self, data: bytes) -> None:
         held = self._held
@@ -339,6 +476,7 @@ class Connection(asyncio.Protocol):
             held = self._held = bytearray(data)
         else:
             held += data
+        self._hold_more(len(data))
         if self._waiting or self._paused:
             if len(held) > _MOST_HELD:
                 self._transport.pause_reading()  # type: ignore[union-attr]
@@ -348,7 +486,7 @@ class Connection(asyncio.Protocol):
     def _take_held(self, held: bytearray) -> None:
         """As if all that is held had come at once, except that a request's time runs from its first octet."""
         begun = self._since
-        self._held = None
+        self._let_go()
         self._needed = 0
         self._take(bytes(held))
         if self._held is not None:
@@ -372,6 +510,8 @@ class Connection(asyncio.Protocol):
         transport.set_protocol(handler)
         self._transport = None
         wire.left(self)
+        self.source.connections += 1
+        wire.guests[transport] = Guest(transport, self.source, wire.sweep_time, wire.count_limited)
         handler.connection_made(transport)
         handler.data_received(data)
 
@@ -394,7 +534,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._transport = None
-        self._held = None
+        self._let_go()
         self._wire.left(self)
 
     def overdue(self, idle_since: float, begun_before: float) -> bool:
@@ -415,5 +555,11 @@ class Connection(asyncio.Protocol):
 
     def end(self) -> None:
         """Close now, and do not wait for a client that does not read."""
+        self._let_go()
+        self._wire.left(self)
         if self._transport is not None:
             self._transport.abort()
+
+
+# Of a connection that is not there yet.
+_NOWHERE = Source()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.dashboards.floods import floods
 from support.dashboards.model import Bounds, Dashboard, Panel, Query, Row, percentile, quantiles, rate
 from support.dashboards.workers import PROCESSES
 
@@ -213,6 +214,16 @@ _REVOCATIONS = Row(
             bounds=Bounds(None, 1),
         ),
         Panel(
+            "This machine's clock ahead of the database's",
+            "s",
+            "Beyond clock_tolerance (a minute) nothing is answered: the second series is 0 then.",
+            "See OCSPClockNotBelieved in docs/runbooks/ocsp.md.",
+            (
+                Query("max by (instance) (lakthan_ocsp_clock_ahead_seconds{$of})", "{{instance}}"),
+                Query("min by (instance) (lakthan_ocsp_clock_believed{$of})", "{{instance}} believed"),
+            ),
+        ),
+        Panel(
             "Answers in memory",
             "short",
             "How many answers the response caches hold.",
@@ -225,24 +236,6 @@ _REVOCATIONS = Row(
             "About what those answers take.",
             "At its bound, old answers make room for new ones; nothing else happens.",
             (Query("sum by (instance, worker) (lakthan_ocsp_cache_bytes{$of})", "{{instance}} {{worker}}"),),
-        ),
-        Panel(
-            "Connections open now",
-            "short",
-            "Those that the short way has, by process.",
-            "Very uneven: few clients with long connections; a proxy in front spreads them.",
-            (Query("sum by (instance, worker) (lakthan_ocsp_wire_connections{$of})", "{{instance}} {{worker}}"),),
-        ),
-        Panel(
-            "Connections by the way they took",
-            "ops",
-            "Requests answered by the short way; connections handed over to the long one, or closed as slow or idle.",
-            "Many handed over: an unusual client or proxy header makes each request three times as dear.",
-            (
-                Query("sum(rate(lakthan_ocsp_wire_answered_total{$of}[$__rate_interval]))", "short way"),
-                Query("sum(rate(lakthan_ocsp_wire_handed_over_total{$of}[$__rate_interval]))", "handed over"),
-                Query("sum(rate(lakthan_ocsp_wire_timed_out_total{$of}[$__rate_interval]))", "timed out"),
-            ),
         ),
     ),
 )
@@ -437,5 +430,5 @@ OCSP = Dashboard(
     " look first.",
     "lakthan_ocsp_feed_trusted",
     "OCSP.*|Publish.*",
-    (_ANSWERING, _TRAFFIC, _TIME, _REVOCATIONS, _EDGE, _PUBLISHER, PROCESSES),
+    (_ANSWERING, _TRAFFIC, _TIME, _REVOCATIONS, _EDGE, _PUBLISHER, floods("ocsp"), PROCESSES),
 )

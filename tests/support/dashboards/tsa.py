@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.dashboards.floods import floods
 from support.dashboards.model import Bounds, Dashboard, Panel, Query, Row, percentile, quantiles, rate
 from support.dashboards.workers import PROCESSES
 
@@ -188,5 +189,5 @@ TSA = Dashboard(
     "The time-stamp authority: what clients get, how fast, and whether every token is as it should be.",
     "lakthan_tsa_clock_jumps",
     "TSA.*",
-    (_STAMPING, _TRAFFIC, _TIME, _CARE, PROCESSES),
+    (_STAMPING, _TRAFFIC, _TIME, _CARE, floods("tsa"), PROCESSES),
 )

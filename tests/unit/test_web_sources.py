@@ -1,0 +1,137 @@
+"""How live work is shared out among sources, by table."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from lakthan.errors import ConfigError
+from lakthan.web import sources as module
+from lakthan.web.sources import Source, Sources, network_of, read_networks
+
+BUSY_SECONDS = 0.02
+
+
+@pytest.fixture
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks are short here."""
+    monkeypatch.setattr(module, "_TICK_SECONDS", BUSY_SECONDS)
+
+
+def at_work(demands: dict[str, int], sources: Sources) -> dict[str, Source]:
+    """Each source with one connection and this demand in the tick that ends."""
+    found = {}
+    for address, demand in demands.items():
+        source = found[address] = sources.of(address)
+        source.connections = 1
+        for _ in range(demand):
+            source.begin()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("demands", "limited"),
+    [
+        ({"192.0.2.1": 1000, "192.0.2.2": 10, "192.0.2.3": 10}, {"192.0.2.1": 898}),
+        ({"192.0.2.1": 500, "192.0.2.2": 500, "192.0.2.3": 20}, {"192.0.2.1": 449, "192.0.2.2": 449}),
+        ({"192.0.2.1": 1000}, {}),  # there is nobody to protect from it
+        ({"198.51.100.1": 1000, "192.0.2.2": 20}, {}),  # many clients behind a proxy
+    ],
+)
+async def test_shares_under_pressure(demands: dict[str, int], limited: dict[str, int]) -> None:
+    """Who asks for less than an equal share gets all of it; the others share the rest equally."""
+    sources = Sources(proxies=read_networks(["198.51.100.0/24"]))
+    found = at_work(demands, sources)
+    sources._pressed_ticks = 2
+    sources.share_out(sum(demands.values()))
+    assert {address: int(each.most) for address, each in found.items() if each.most < math.inf} == limited
+    assert sources.limited == len(limited)
+    sources.close()
+
+
+async def test_without_pressure_nobody_is_limited() -> None:
+    """A hundred times as much as the others: it may, while there is time."""
+    sources = Sources()
+    found = at_work({"192.0.2.1": 100_000, "192.0.2.2": 1}, sources)
+    sources.share_out(100_001)
+    assert all(each.most == math.inf for each in found.values())
+    sources.close()
+
+
+@pytest.mark.parametrize(
+    ("busy", "answered", "due", "limited"),
+    [
+        (1.0, 100, 0, True),  # the thread has no time left
+        (0.5, 100, 0, False),
+        (1.0, 10_000, 0, False),  # what takes the time are remembered answers
+        (0.1, 100, 5000, True),  # the store or a key is behind
+    ],
+)
+@pytest.mark.usefixtures("tick")
+async def test_what_pressure_is(busy: float, answered: int, due: int, *, limited: bool) -> None:
+    """Only a thread without time left, by live work, or a long queue limits anybody; one tick is no pressure."""
+    loop = asyncio.get_running_loop()
+    ticks = 0
+
+    def thread_seconds() -> float:
+        return busy * loop.time()
+
+    def all_answered() -> int:
+        return ticks * answered
+
+    sources = Sources(answered=all_answered, due=lambda: due, thread_seconds=thread_seconds)
+    most = math.inf
+    for ticks in range(1, 5):
+        found = at_work({"192.0.2.1": 90, "192.0.2.2": 10}, sources)
+        assert found["192.0.2.2"].most == math.inf
+        ticking = sources._ticking
+        while sources._ticking is ticking:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        most = found["192.0.2.1"].most
+        if ticks == 1:
+            assert most == math.inf
+    assert (most < math.inf) is limited
+    sources.close()
+
+
+@pytest.mark.usefixtures("tick")
+async def test_a_limit_ends() -> None:
+    """When the pressure is over everybody may have everything again, and who has gone is forgotten."""
+    sources = Sources(thread_seconds=lambda: 0.0)
+    found = at_work({"192.0.2.1": 1000, "192.0.2.2": 10}, sources)
+    sources._pressed_ticks = 2
+    sources.share_out(1010)
+    found["192.0.2.1"].work = 1000
+    assert not found["192.0.2.1"].begin()
+    async with asyncio.timeout(10):
+        while found["192.0.2.1"].most < math.inf:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for each in found.values():
+            each.connections = 0
+        while sources._by_network:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert sources._ticking is None
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "20010db800010002"),
+        ("2001:db8:1:2::9", "20010db800010002"),
+        ("", ""),
+    ],
+)
+def test_who_an_address_is(address: str, network: str) -> None:
+    """One IPv4 address, or the 64 bits that one subscriber has."""
+    assert network_of(address) == network
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy.example", "10.0.0.0/33", ""])
+def test_wrong_proxies(wrong: str) -> None:
+    """A mistake is named at the start."""
+    with pytest.raises(ConfigError, match="proxies: "):
+        read_networks([wrong])
