@@ -24,6 +24,8 @@ from support.running import samples
 from support.tsa import request_for as tsa_request_for
 from support.tsa import tst_info_of, write_configuration
 
+Seen = Callable[[Mapping[str, object]], None]
+
 
 @dataclass
 class Supervisor:
@@ -65,13 +67,13 @@ class Supervisor:
         await until_ready(self.session, self.admin_url)
 
 
-async def until_ready(session: aiohttp.ClientSession, admin_url: str) -> None:
-    """Return when every worker of a supervisor is ready."""
+async def until_ready(session: aiohttp.ClientSession, admin_url: str, *, one: bool = False) -> None:
+    """Return when every worker of a supervisor is ready, or at least `one`."""
     async with asyncio.timeout(60):
         while True:
             async with session.get(f"{admin_url}/readyz") as reply:
                 text = await reply.text()
-                if reply.status == 200 and "running" not in text and "starting" not in text:
+                if reply.status == 200 and (one or ("running" not in text and "starting" not in text)):
                     return
             await asyncio.sleep(0.05)
 
@@ -95,8 +97,12 @@ async def two_workers(module: str, config: Path) -> AsyncIterator[Started]:
 
 
 @asynccontextmanager
-async def with_workers(module: str, config: Path, workers: int, **variables: str) -> AsyncIterator[Started]:
-    """The same with so many workers. `variables`: of its environment."""
+async def with_workers(
+    module: str, config: Path, workers: int, *, seen: Seen | None = None, **variables: str
+) -> AsyncIterator[Started]:
+    """The same with so many workers. `variables`: of its environment; `seen`: is given each line of the log, and then
+    one worker that is ready is enough for a beginning.
+    """
     command = [sys.executable, "-m", module, "--config", str(config), "--workers", str(workers)]
     environment = {**os.environ, **variables}
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
@@ -107,6 +113,8 @@ async def with_workers(module: str, config: Path, workers: int, **variables: str
         assert process.stderr is not None
         async for line in process.stderr:
             log.append(json.loads(line))
+            if seen is not None:
+                seen(log[-1])
             if log[-1]["event"] == "starting workers":
                 started.set()
 
@@ -117,7 +125,7 @@ async def with_workers(module: str, config: Path, workers: int, **variables: str
                 await started.wait()
             said = next(line for line in log if line["event"] == "starting workers")
             url, admin_url = (f"http://127.0.0.1:{said[name]}" for name in ("port", "admin_port"))
-            await until_ready(session, admin_url)
+            await until_ready(session, admin_url, one=seen is not None)
             yield Started(process, url, admin_url, session, log)
     finally:
         if process.returncode is None:
@@ -128,10 +136,16 @@ async def with_workers(module: str, config: Path, workers: int, **variables: str
 
 @asynccontextmanager
 async def supervised(
-    database_url: str, folder: Path, workers: int = 2, settings: str = "", variables: Mapping[str, str] | None = None
+    database_url: str,
+    folder: Path,
+    workers: int = 2,
+    settings: str = "",
+    variables: Mapping[str, str] | None = None,
+    *,
+    seen: Seen | None = None,
 ) -> AsyncIterator[Supervisor]:
-    """An authority, and its responder with two workers, or as many. `settings`: further tables; `variables`: see
-    `with_workers`.
+    """An authority, and its responder with two workers, or as many. `settings`: further tables; `variables`, `seen`:
+    see `with_workers`.
     """
     ca = new_ca("Public CA")
     certificate, key = new_responder(ca).write(folder, "responder")
@@ -152,7 +166,7 @@ async def supervised(
         """
     )
     try:
-        async with with_workers("lakthan_ocsp", config, workers, **variables or {}) as started:
+        async with with_workers("lakthan_ocsp", config, workers, seen=seen, **variables or {}) as started:
             yield Supervisor(
                 started.process,
                 started.url,
@@ -280,6 +294,30 @@ async def test_what_cannot_be_served_ends_at_once(database_url: str, tmp_path: P
         _, said = await process.communicate()
     assert process.returncode == 2
     assert b"missing.pem" in said
+
+
+async def test_one_that_cannot_begin_leaves_the_others_at_work(database_url: str, tmp_path: Path) -> None:
+    """A worker that is late finds something broken at its first start: it tries again, and the other one goes on."""
+    late: list[int] = []
+
+    def stop_the_second(line: Mapping[str, object]) -> None:
+        if line["event"] == "worker started" and line["worker"] == 1 and not late:
+            late.append(int(str(line["pid"])))
+            os.kill(late[0], signal.SIGSTOP)
+
+    key = tmp_path / "responder.key"
+    async with supervised(database_url, tmp_path, seen=stop_the_second) as supervisor:
+        good = issue("good", supervisor.ca)
+        octets = key.read_bytes()
+        key.write_bytes(b"broken")
+        os.kill(late[0], signal.SIGCONT)
+        await supervisor.until(
+            lambda: any(line["event"] == "a worker ended and is started again" for line in supervisor.log)
+        )
+        key.write_bytes(octets)
+        await supervisor.until_ready()
+        assert supervisor.process.returncode is None
+        assert await supervisor.ask(good) == ["unknown"]
 
 
 async def test_a_time_stamp_authority_of_two_workers(database_url: str, tmp_path: Path) -> None:

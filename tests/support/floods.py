@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -38,7 +38,7 @@ _COLUMNS = (
     "flood",
     "honest before: answered, p99",
     "honest during: answered, refused, p99",
-    "the flood: answered",
+    "the flood: connections made, answered",
     "refused",
     "quickest",
     "memory before, peak, after",
@@ -78,7 +78,7 @@ class Played:
             self.flood.name,
             f"{len(self.before.seconds):,}, {self.before.p99_milliseconds:.1f} ms",
             f"{len(self.during.seconds):,}, {honest}, {self.during.p99_milliseconds:.1f} ms",
-            f"{self.got.answered:,}",
+            f"{self.got.connections:,}, {self.got.answered:,}",
             refused,
             quickest,
             ", ".join(f"{octets >> 20}" for octets in self.memory) + " MiB",
@@ -193,7 +193,11 @@ def main(only: str, seconds: float, write: Path | None, into: Path | None) -> No
     for complaint in complaints:
         console.print(f"FAULT {complaint}", style="red", markup=False, highlight=False)
     if write is not None:
-        write.write_text(json.dumps([asdict(each) for each in results], ensure_ascii=False, indent=1))
+        write.write_text(
+            json.dumps(
+                [dict(zip(_COLUMNS, each.cells(), strict=True)) for each in results], ensure_ascii=False, indent=1
+            )
+        )
     if into is not None:
         put_into(into, markdown(results, seconds))
     sys.exit(bool(complaints) or any(each.problems for each in results))

@@ -14,6 +14,7 @@ Rows = list[list[str]]
 BEGIN, END = "<!-- soak -->", "<!-- end of soak -->"
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#e377c2", "#7f7f7f")
 _WIDTH, _LEFT, _RIGHT, _PANEL = 860, 64, 210, 170
+_POINTS = 300
 
 
 def tables(lines: list[Line], verdict: Verdict) -> dict[str, Rows]:
@@ -177,8 +178,9 @@ class _Drawn:
     ) -> None:
         self.names = names
         self.seconds = seconds
+        few = where[:: -(-len(where) // _POINTS) or 1]
         self.values = {
-            name: [(line["t"], found) for line in where if (found := value(line, name)) is not None] for name in names
+            name: [(line["t"], found) for line in few if (found := value(line, name)) is not None] for name in names
         }
         everything = sorted(found for of in self.values.values() for _, found in of)
         # One odd minute must not press all others flat.
@@ -213,7 +215,7 @@ def _panel(top_y: int, title: str, drawn: _Drawn, lines: list[Line]) -> list[str
                 f'<rect x="{x:.1f}" y="{top_y}" width="{max(1.0, x2 - x):.1f}" height="{_PANEL}" fill="#fdd">'
                 f"<title>{line['what']}</title></rect>"
             )
-        elif line["kind"] == "rotation" and line["t"] < drawn.seconds * 0.999:
+        elif line["kind"] == "rotation" and "signed anew" not in line["what"]:
             x = _LEFT + wide * line["t"] / drawn.seconds
             parts.append(f'<path d="M{x:.1f} {bottom}v5" stroke="gray"><title>{line["what"]}</title></path>')
     for number, name in enumerate(drawn.names):

@@ -4,7 +4,8 @@ A source is an IPv4 address, or the IPv6 network of 64 bits that one subscriber 
 be looked up, signed or recorded; what is remembered costs nothing worth counting and is never limited.
 
 While the process has time left nobody is limited, however much one source asks: a whole ministry may stand behind one
-address. When it has none (its thread wants a processor all the time, or very many wait for the store or a key), the work that was done is shared out: who asked for less than an equal share gets all of it, the others share the rest
+address. When it has none (its thread wants a processor all the time, or very many wait for the store or a key), the
+work that was done is shared out: who asked for less than an equal share gets all of it, the others share the rest
 equally (max-min fairness) and hear for what is beyond that that they should come again. A source that is alone is
 never limited, as there is nobody to protect from it; nor is a proxy, behind which there are many.
 

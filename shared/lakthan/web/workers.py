@@ -166,7 +166,7 @@ class Workers:
     async def run(self, admin: WorkersAdmin, linger_seconds: float) -> int:
         """Keep a worker in every slot until `stop`. Gives the exit code."""
         going_on = asyncio.Event()  # ends later than `stop`: while load balancers learn of it, all goes on
-        tending = [asyncio.create_task(self._tend(slot, going_on)) for slot in self.slots]
+        tending = [asyncio.create_task(self._tend(slot, going_on, admin)) for slot in self.slots]
         beside = [asyncio.create_task(work) for work in (self._tell_ready(admin), notify.watchdog())]
         replacing = asyncio.create_task(self._replace_when_asked(admin))
         try:
@@ -210,7 +210,7 @@ class Workers:
         log.info("worker started", worker=slot.number, pid=process.pid)
         return worker, process
 
-    async def _tend(self, slot: Slot, going_on: asyncio.Event) -> int:
+    async def _tend(self, slot: Slot, going_on: asyncio.Event, admin: WorkersAdmin) -> int:
         """Keep a worker in its place until `going_on` ends. Gives the exit code that the supervisor ends with on its
         account.
         """
@@ -227,7 +227,9 @@ class Workers:
                 if not await self._until_ended(slot, stopping):
                     return 0
                 code = slot.process.returncode
-                if code == _CANNOT_SERVE and not slot.restarts and not slot.replaced:
+                first = not slot.restarts and not slot.replaced
+                # Where another one has begun it is no mistake that all would make: something broke just then.
+                if code == _CANNOT_SERVE and first and not await self._another_has_begun(slot, admin):
                     log.error("a worker cannot serve: stopping", worker=slot.number)
                     self.stop.set()
                     return _CANNOT_SERVE
@@ -247,6 +249,10 @@ class Workers:
             return 0
         finally:
             stopping.cancel()
+
+    async def _another_has_begun(self, slot: Slot, admin: WorkersAdmin) -> bool:
+        """True when a worker in another slot can say whether it is ready."""
+        return any([await admin.readiness(each.worker) for each in self.slots if each is not slot])
 
     async def _until_ended(self, slot: Slot, stopping: asyncio.Task[bool]) -> bool:
         """True when the process in the slot ended by itself, whichever it is by then; False when it was stopped."""
