@@ -24,6 +24,7 @@ def tables(lines: list[Line], verdict: Verdict) -> dict[str, Rows]:
         "totals": _totals(lines, verdict),
         "processes": _processes(lines, verdict),
         "latency": _latency(lines, verdict.seconds),
+        "processor time": _costs(lines, verdict),
         "rotations": [
             ["what rotated", "seen", "how it is seen"],
             *([what, f"{verdict.rotations[what]:,}", how] for what, how in begin["how"].items()),
@@ -104,6 +105,36 @@ def _latency(lines: list[Line], seconds: float) -> Rows:
                 row += ["-", "-", "-"]
         rows.append(row)
     return rows
+
+
+def _costs(lines: list[Line], verdict: Verdict) -> Rows:
+    """What a request costs: what neighbours take from a process makes it late, and not more expensive."""
+    half = (verdict.settled + verdict.seconds) / 2
+    rows = [["processor time for a request", "middle part", "last part", "drift"]]
+    for service in ("ocsp", "tsa"):
+        costs = [_cost(lines, service, *part) for part in ((verdict.settled, half), (half, verdict.seconds))]
+        if all(costs):
+            rows.append(
+                [f"{service} workers", *(f"{cost * 1e6:,.0f} µs" for cost in costs), f"{costs[1] / costs[0]:.2f}"]
+            )
+    return rows
+
+
+def _cost(lines: list[Line], service: str, begin: float, end: float) -> float:
+    """Seconds of a request, in this part of the run; 0 when it cannot be told."""
+    part = [line for line in lines if begin <= line["t"] <= end]
+    samples = [line["processes"] for line in part if line["kind"] == "sample"]
+    if not samples:
+        return 0.0
+    names = [each for each in samples[0] if each == service or each.startswith(f"{service} worker")]
+    spent = sum(samples[-1][each]["cpu"] - samples[0][each]["cpu"] for each in names if each in samples[-1])
+    of = [line["of"].items() for line in part if line["kind"] == "latency"]
+    asked = sum(each["count"] for items in of for name, each in items if _service_of(name) == service)
+    return float(spent / asked) if asked else 0.0
+
+
+def _service_of(kind: str) -> str:
+    return "tsa" if kind.startswith("token") else "registry" if kind.startswith("change") else "ocsp"
 
 
 def _events(lines: list[Line], verdict: Verdict) -> Rows:

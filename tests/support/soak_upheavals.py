@@ -118,6 +118,8 @@ class Upheavals:
         try:
             await act()
             mended = time.monotonic()
+            # By all workers: clients are content with one of them.
+            await self._world.until_ready()
             kinds = [each for each in self._clients.served if each != "change, served"]
             await self._world.until(
                 lambda: all(self._clients.served[each] > mended for each in kinds),

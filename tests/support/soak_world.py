@@ -156,11 +156,14 @@ class World:
         for service in self.services.values():
             service.start()
         await self.until(self._all_serve, "every service has its ports")
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Return when every service is, with all its workers."""
         for name, service in self.services.items():
             await self._until_ready(name, service)
 
     async def _until_ready(self, name: str, service: Service) -> None:
-        """With all its workers."""
         deadline = time.monotonic() + _START_SECONDS
         async with aiohttp.ClientSession() as session:
             while True:

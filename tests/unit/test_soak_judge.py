@@ -208,6 +208,7 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "what was there" not in text
     assert "| ocsp worker 0 | 70." in text
     assert "| GET |" in text
+    assert "| ocsp workers | 5,000 µs | 5,000 µs | 1.00 |" in text
     write_svg(tmp_path / "soak.svg", lines, verdict)
     drawn = ET.parse(tmp_path / "soak.svg").getroot()  # noqa: S314 - our own
     polylines = [each for each in drawn.iter() if each.tag.endswith("polyline")]
