@@ -130,8 +130,11 @@ def _output(command: list[str]) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment for PostgreSQL's programs: none of the caller's PG* variables, and messages in English."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    """The environment for PostgreSQL's programs: none of the caller's PG* variables, and messages in English. Who runs
+    in another time (faketime) has a database of that time: a responder compares its clock with it.
+    """
+    of_its_time = {name: os.environ[name] for name in ("LD_PRELOAD", "FAKETIME") if name in os.environ}
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **of_its_time}
 
 
 def choose_account(data_owner: int | None, as_root: AsRoot | None = None) -> Account:
