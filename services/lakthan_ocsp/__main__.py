@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from time import CLOCK_BOOTTIME, clock_gettime, time
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING
 
 from lakthan.config import Config, OCSPConfig
@@ -34,7 +34,7 @@ from lakthan_ocsp.quick import Short
 from lakthan_ocsp.readiness import Readiness
 from lakthan_ocsp.responders import Responders
 from lakthan_ocsp.service import OCSPService
-from lakthan_ocsp.wall_clock import STEP_SECONDS, WallClock
+from lakthan_ocsp.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,17 +194,15 @@ class _Process:
         to sign by.
         """
         now = clock_gettime(CLOCK_BOOTTIME)
-        steady = abs(time() - now - self.clock.offset) < STEP_SECONDS
-        return steady and now < self.feed.trusted_until and not self._stale
+        return now < self.feed.trusted_until and not self._stale and self.clock.steady_at(now)
 
     def may_recall(self) -> bool:
         """True while answers that were remembered may be given: changes are heard, or were until a short while ago, and
         there is a clock to say that they have not ended.
         """
         now, feed = clock_gettime(CLOCK_BOOTTIME), self.feed
-        steady = abs(time() - now - self.clock.offset) < STEP_SECONDS
         heard = now < feed.trusted_until or now < feed.proven + self._outage_seconds
-        return steady and heard and not self._stale
+        return heard and not self._stale and self.clock.steady_at(now)
 
     def authorities_known(self) -> bool:
         """True while what was read of the authorities may be answered by, although no change of them is heard, and

@@ -60,7 +60,7 @@ class Words:
         self._metrics = metrics
 
     async def reply(
-        self, method: str, encoded: bytes, spelling: bytes, now: datetime, may_work: Callable[[], bool] = lambda: True
+        self, method: str, encoded: bytes, spelling: bytes, now: datetime, may_work: Callable[[], bool]
     ) -> Reply:
         """The answer to a request, or the refusal. `may_work`: whether more than a memory may be asked."""
         try:

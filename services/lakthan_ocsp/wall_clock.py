@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
 # How far from `offset` is a step: more than a leap second, and than a clock is slewed between two heartbeats.
-STEP_SECONDS = 2.0
+_STEP_SECONDS = 2.0
 
 
 class WallClock:
@@ -60,7 +60,11 @@ class WallClock:
 
     def steady(self) -> bool:
         """True while the clock may be signed by."""
-        return abs(time() - clock_gettime(CLOCK_BOOTTIME) - self.offset) < STEP_SECONDS  # never, if it is NaN
+        return self.steady_at(clock_gettime(CLOCK_BOOTTIME))
+
+    def steady_at(self, since_boot: float) -> bool:
+        """The same for a caller who has just asked CLOCK_BOOTTIME himself."""
+        return abs(time() - since_boot - self.offset) < _STEP_SECONDS  # never, if it is NaN
 
     def problem(self) -> str:
         """What keeps it from being believed; '' when nothing does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import cache
 
-from lakthan.web import wire as wire_module
+from lakthan.web import wire_connection
 from lakthan.web.wire import LATER, Connection, Head, Wire
 from lakthan.web.wire_heads import read_get_fields, read_post_head
 
@@ -108,7 +108,7 @@ class _Complaining:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    vars(wire_module)["log"] = _Complaining()
+    vars(wire_connection)["log"] = _Complaining()
     return asyncio.new_event_loop()
 
 

@@ -419,7 +419,7 @@ TARGETS = {
     "tsp": Target(tsp, ("lakthan_tsa.syntax", "lakthan_tsa.reading", "lakthan.der")),
     "token": Target(token, ("lakthan_tsa.self_check", "lakthan.der")),
     "crl": Target(crl, ("lakthan_registry.crl_syntax", "lakthan.der")),
-    "http": Target(http, ("lakthan.web.wire", "lakthan.web.wire_heads"), 2048),
+    "http": Target(http, ("lakthan.web.wire", "lakthan.web.wire_connection", "lakthan.web.wire_heads"), 2048),
     "registry": Target(registry, ("lakthan_registry.messages", "lakthan_registry.reading", "lakthan_registry.ejbca")),
     "certificate": Target(certificate, ("lakthan.certificates", "lakthan_registry.reading")),
     "index-txt": Target(index_txt, ("lakthan_registry.index_txt", "lakthan_registry.issued_list"), 1024),

@@ -251,7 +251,7 @@ class Process:
 
     async def ask_the_long_way(self, encoded: bytes) -> bytes:
         """What aiohttp's edge would answer to a POST: the OCSPResponse."""
-        return (await self.words.reply("POST", encoded, encoded, self.loop.clock.now())).body
+        return (await self.words.reply("POST", encoded, encoded, self.loop.clock.now(), lambda: True)).body
 
     def stop(self) -> None:
         """End its tasks."""

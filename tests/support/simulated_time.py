@@ -73,7 +73,6 @@ class Clock:
                 (lakthan_ocsp.metrics, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "clock_gettime", self.since_boot),
-                (lakthan_ocsp.__main__, "time", self.wall),
                 (lakthan_ocsp.wall_clock, "clock_gettime", self.since_boot),
                 (lakthan_ocsp.wall_clock, "time", self.wall),
                 (lakthan.store.feed, "time", SimulatedTime),

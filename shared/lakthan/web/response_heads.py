@@ -11,6 +11,10 @@ from email.utils import formatdate
 
 from aiohttp.http import SERVER_SOFTWARE
 
+# The end of the head of an answer after which there is no other: the field that aiohttp would add, where it would stand
+# (RFC 9112 §9.6).
+LAST = b"\r\nConnection: close\r\n\r\n"
+
 
 def response_head(status_line: bytes, fields: bytes, content_length: int) -> bytes:
     """Everything of a response before `Date`, in the order in which aiohttp writes: fields end with CRLF each."""

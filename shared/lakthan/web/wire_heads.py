@@ -51,6 +51,7 @@ HARMLESS = frozenset(
 # A head that is longer goes to aiohttp, which has limits of its own; so the tables stay within a few megabytes.
 LARGEST_FIELDS = 1024
 LARGEST_TARGET = 8000
+END_OF_GET_LINE = b" HTTP/1.1\r\n"
 _MOST_REMEMBERED = 4096
 
 # RFC 9110 §5.1 and §5.5, and of the values only visible ASCII, blanks between.
