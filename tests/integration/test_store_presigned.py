@@ -133,6 +133,26 @@ async def test_what_is_owed(
     assert again == 2  # nothing new, nothing recorded
 
 
+async def test_what_was_found_before_it_was_announced(
+    store: Presigned, writer: ChangeWriter, authority_id: int
+) -> None:
+    """Wanted for what was announced is only what has no answer that says what is on record and still holds, and nothing
+    for what is not on record.
+    """
+    first, second = [await version_of(store, authority_id, serial) for serial in (FIRST, SECOND)]
+    await store.put(authority_id, [answer(FIRST, first), answer(FIRST, first, algorithm=SHA_1)])
+    await store.put(authority_id, [answer(SECOND, second)])
+
+    async def wanted(now: datetime = NOW) -> list[tuple[bytes, str]]:
+        announced = await store.announced(authority_id, [FIRST, SECOND, b"\x09"], BOTH, now)
+        return sorted((each.record.serial_number, each.cert_id_hash.label) for each in announced)
+
+    assert await wanted() == [(SECOND, "SHA-1")]
+    assert len(await wanted(NOW + 2 * DAY)) == 4
+    await writer.revoke(authority_id, FIRST, actor="test")
+    assert await wanted() == [(FIRST, "SHA-1"), (FIRST, "SHA-256"), (SECOND, "SHA-1")]
+
+
 async def test_what_is_due(store: Presigned, authority_id: int) -> None:
     """What is due is given with the status as it is now, the longest due first; and how much that is."""
     versions = [await version_of(store, authority_id, serial) for serial in (FIRST, SECOND, THIRD)]

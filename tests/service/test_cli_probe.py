@@ -261,8 +261,13 @@ async def test_a_date_that_differs(installation: Installation) -> None:
         assert await installation.wrong() == {}
 
 
-async def test_a_responder_with_a_wrong_clock(installation: Installation, database_url: str, tmp_path: Path) -> None:
-    """A responder ten minutes ahead: clients refuse its answers as those of the future, and the finding says why."""
+@pytest.mark.parametrize("tolerance", ["PT1H", "PT1M"])
+async def test_a_responder_with_a_wrong_clock(
+    installation: Installation, database_url: str, tmp_path: Path, tolerance: str
+) -> None:
+    """A responder ten minutes ahead, where it is believed: clients refuse its answers as those of the future, and the
+    finding says why; and where it is held against the database's clock: it answers nothing, and its clock is a finding.
+    """
     # Its environment, and not the program itself, which would stand between us and the process that we end.
     asked = await asyncio.create_subprocess_exec(need("faketime"), "-f", "+10m", "env", stdout=subprocess.PIPE)
     lines = (await asked.communicate())[0].decode().splitlines()
@@ -272,6 +277,7 @@ async def test_a_responder_with_a_wrong_clock(installation: Installation, databa
         f"""[ocsp]
 port = 0
 admin_port = 0
+clock_tolerance = "{tolerance}"
 database.url = "{database_url}"
 [[ocsp.responders]]
 authority = "public-ca"
@@ -286,19 +292,28 @@ key = "file:responder-0.key"
     )
     try:
         assert process.stderr is not None
+        believed, port = tolerance == "PT1H", 0
         async for line in process.stderr:
             if b"serving OCSP" in line:
+                port = json.loads(line)["port"]
+            if (b"authorities read" if believed else b"the clocks of this machine and of the database differ") in line:
                 break
         else:
             pytest.fail("it did not start")
-        installation.url = f"http://127.0.0.1:{json.loads(line)['port']}"
+        installation.url = f"http://127.0.0.1:{port}"
         wrong = await installation.wrong()
     finally:
         process.kill()
         await process.wait()
-    assert wrong["clock"] == wrong["verification"] == "failure"
-    assert re.search(r"producedAt \+(59\d|60\d)", installation.said), installation.said
-    assert "is in the future of" in installation.said
+    assert wrong["clock"] == "failure"
+    if believed:
+        assert wrong["verification"] == "failure"
+        assert re.search(r"producedAt \+(59\d|60\d)", installation.said), installation.said
+        assert "is in the future of" in installation.said
+    else:
+        assert wrong["answers"] == "failure"
+        assert re.search(r"Date \+(59\d|60\d)", installation.said), installation.said
+        assert "POST sha1, good: the responder says tryLater" in installation.said
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ async def test_who_has_no_clock_to_sign_by_leaves(
         for _ in range(3):  # signed, remembered, and ready in octets
             assert (await responder.post(request)).cert_statuses == ["good"]
             assert (await responder.post(with_nonce)).cert_statuses == ["good"]
-        for module in ("lakthan_ocsp.__main__", "lakthan_ocsp.wall_clock", "lakthan_ocsp.quick"):
+        for module in ("lakthan_ocsp.wall_clock", "lakthan_ocsp.quick"):
             monkeypatch.setattr(f"{module}.time", lambda: time.time() + seconds)
         for each in (request, with_nonce):
             assert (await responder.post(each)).status == "try_later"

@@ -113,12 +113,18 @@ class Work:
         given counts as done: `again` brings it back. Raises `StoreUnavailable`.
         """
         if self._changed:
-            return "changed", await self._named(self._changed, most)
+            serial_numbers = self._named(self._changed, most)
+            records = await self._store.records(self._authority_id, serial_numbers)
+            self._done(self._changed, serial_numbers)
+            return "changed", [Wanted(record, algorithm) for record in records for algorithm in self._hashes]
         await self._read_due(now)
         if self._due and (end := self._due[0].next_update) is not None and end - now <= self.reserve:
             return "due", _take(self._due, most)
         if self._issued:
-            return "issued", await self._named(self._issued, most)
+            serial_numbers = self._named(self._issued, most)
+            wanted = await self._store.announced(self._authority_id, serial_numbers, self._hashes, now)
+            self._done(self._issued, serial_numbers)
+            return "issued", wanted
         if not self._missing and self._sweep_after is not None:
             await self._look_on(now)
         if self._missing:
@@ -149,13 +155,13 @@ class Work:
         self._due_read = None
         self._due_from = _ALWAYS
 
-    async def _named(self, named: dict[bytes, datetime], most: int) -> list[Wanted]:
-        serial_numbers = list(named)[: max(1, most // len(self._hashes))]
-        records = await self._store.records(self._authority_id, serial_numbers)
+    def _named(self, named: dict[bytes, datetime], most: int) -> list[bytes]:
+        return list(named)[: max(1, most // len(self._hashes))]
+
+    def _done(self, named: dict[bytes, datetime], serial_numbers: Sequence[bytes]) -> None:
         self.named_since = min(named.pop(serial_number) for serial_number in serial_numbers)
         for serial_number in serial_numbers:
             self._issued.pop(serial_number, None)  # one answer is enough for what was announced and then changed
-        return [Wanted(record, algorithm) for record in records for algorithm in self._hashes]
 
     async def _read_due(self, now: datetime) -> None:
         if self._due or (self._due_read is not None and now < self._due_read + self._look_every):

@@ -253,6 +253,34 @@ class Presigned:
             )
         return [status_record(row) for row in rows]
 
+    async def announced(
+        self, authority_id: int, serial_numbers: Sequence[bytes], hashes: Sequence[HashAlgorithm], now: datetime
+    ) -> list[Wanted]:
+        """What is wanted for these certificates, of those that are on record: a look at all of them may have found one
+        before its announcement was heard, and what has an answer that says what is on record is not signed twice.
+        """
+        with unavailable_as_such():
+            rows = await self._connection.fetch(
+                """
+                SELECT s.authority_id, s.serial_number, s.cert_status, s.revocation_time, s.revocation_reason,
+                       s.invalidity_date, s.not_after, s.version, s.certificate_sha256,
+                       h.cert_id_hash, NULL::timestamptz AS due_at, NULL::timestamptz AS next_update
+                  FROM unnest($2::bytea[]) AS asked (serial_number)
+                  JOIN certificate_status s ON s.authority_id = $1 AND s.serial_number = asked.serial_number
+                 CROSS JOIN unnest($3::text[]) AS h (cert_id_hash)
+                 WHERE NOT EXISTS (
+                       SELECT FROM published_answer a
+                        WHERE a.authority_id = $1 AND a.serial_number = s.serial_number
+                          AND a.cert_id_hash = h.cert_id_hash AND a.due_at IS NOT NULL
+                          AND a.status_version = s.version AND a.next_update > $4)
+                """,
+                authority_id,
+                serial_numbers,
+                [algorithm.label for algorithm in hashes],
+                now,
+            )
+        return [_wanted(row) for row in rows]
+
     async def certificates(self, authority_id: int) -> int:
         """How many are on record."""
         with unavailable_as_such():
