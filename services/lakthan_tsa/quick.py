@@ -26,6 +26,7 @@ from lakthan_tsa.app import (
     is_something_else,
     media_type_of,
 )
+from lakthan_tsa.service import NotTogether
 
 if TYPE_CHECKING:
     from lakthan_tsa.app import Gate, Gates, Words
@@ -103,7 +104,7 @@ class Short:
         self, connection: Connection, body: bytes, profile: Profile, started: float, response: bytes | Exception
     ) -> None:
         """The commit is done."""
-        if isinstance(response, TSUFrozen):  # perhaps another unit may stamp
+        if isinstance(response, TSUFrozen | NotTogether):  # perhaps another unit may stamp, or somebody can wait
             self._wait(connection, body, profile, started)
             return
         if isinstance(response, bytes):

@@ -16,6 +16,7 @@ Refuses to know: what a record says, and which database it goes to.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
@@ -56,21 +57,24 @@ class Recorder:
         self._committed = committed
         self._most_waiting = most_waiting
         self._most_in_one_commit = most_in_one_commit
-        self._waiting: list[tuple[TokenRecord, Told]] = []
+        self._waiting: deque[tuple[Sequence[TokenRecord], Told]] = deque()
+        self._records = 0  # of those
         self._commits: asyncio.Task[None] | None = None
         self._closed = False
         self.problem = ""
 
-    def submit(self, record: TokenRecord, told: Told) -> None:
-        """Put `record` into the next commit; `told` hears of it, with one of the errors of `record` or with None.
+    def submit(self, records: Sequence[TokenRecord], told: Told) -> None:
+        """Put `records` into the next commit, all into the same; `told` hears of them, once: one of the errors of
+        `record`, or None.
 
         Raises `StoreUnavailable` when too many are waiting; then `told` is never called.
         """
         if self._closed:
             raise StoreUnavailable("the service is stopping")
-        if len(self._waiting) >= self._most_waiting:
+        if self._records + len(records) > self._most_waiting:
             raise StoreUnavailable(f"{self._most_waiting} tokens are waiting to be recorded")
-        self._waiting.append((record, told))
+        self._waiting.append((records, told))
+        self._records += len(records)
         if self._commits is None:
             self._commits = asyncio.get_running_loop().create_task(self._commit_all(), name="commit timestamp tokens")
 
@@ -91,7 +95,7 @@ class Recorder:
             else:
                 done.set_exception(error)
 
-        self.submit(record, told)
+        self.submit((record,), told)
         await done
 
     async def watch(self) -> None:
@@ -120,9 +124,8 @@ class Recorder:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
-                batch = self._waiting[: self._most_in_one_commit]
-                del self._waiting[: self._most_in_one_commit]
-                failure = await self._commit(batch)
+                records, batch = self._next_batch()
+                failure = await self._commit(records)
                 if self._waiting:  # the next commit leaves first: the database would have nothing to do meanwhile
                     asyncio.get_running_loop().call_soon(_tell, batch, failure)
                 else:
@@ -130,28 +133,41 @@ class Recorder:
         finally:
             self._commits = None
 
-    async def _commit(self, batch: list[tuple[TokenRecord, Told]]) -> Exception | None:
+    def _next_batch(self) -> tuple[list[TokenRecord], list[Told]]:
+        """What the next commit has, and who waits for it. What came together stays together."""
+        records: list[TokenRecord] = []
+        batch: list[Told] = []
+        while self._waiting and (not batch or len(records) + len(self._waiting[0][0]) <= self._most_in_one_commit):
+            together, told = self._waiting.popleft()
+            records += together
+            batch.append(told)
+        self._records -= len(records)
+        return records, batch
+
+    async def _commit(self, records: list[TokenRecord]) -> Exception | None:
         """Why these are not on record; None when they are."""
         clock = asyncio.get_running_loop().time
         started = clock()
         failure: Exception | None = None
         try:
-            await self._append([record for record, _ in batch])
+            await self._append(records)
         except TSUFrozen as error:  # the log can be written, but not by that unit
             failure = error
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
             failure = error
             self.problem = str(error) or type(error).__name__
-            log.error("tokens not recorded", tokens=len(batch), problem=self.problem, exc_info=_unless_expected(error))
+            log.error(
+                "tokens not recorded", tokens=len(records), problem=self.problem, exc_info=_unless_expected(error)
+            )
         else:
             self.problem = ""
             if self._committed is not None:
-                self._committed(len(batch), clock() - started)
+                self._committed(len(records), clock() - started)
         return failure
 
 
-def _tell(batch: list[tuple[TokenRecord, Told]], failure: Exception | None) -> None:
-    for _, told in batch:
+def _tell(batch: list[Told], failure: Exception | None) -> None:
+    for told in batch:
         try:
             told(None if failure is None else _not_recorded(failure))
         except Exception:  # noqa: BLE001 - a defect in one of them must not keep the others waiting

@@ -59,20 +59,24 @@ class SerialNumbers:
 
         Raises `StoreUnavailable` when a new epoch is needed and cannot be had.
         """
-        while (taken := self.take_at_once(gen_time)) is None:
+        while (taken := self.take_at_once(gen_time, 1)) is None:
             async with self._lease:
                 if self._counter >= self._counters:
                     await self._renew()
-        return taken
+        return taken[0]
 
-    def take_at_once(self, gen_time: datetime) -> bytes | None:
-        """The same without waiting; None when a new epoch has to be leased first."""
+    def take_at_once(self, gen_time: datetime, count: int) -> list[bytes] | None:
+        """So many without waiting; None when the epoch has not so many left."""
         counter = self._counter
-        if counter >= self._counters:
+        if counter + count > self._counters:
             return None
-        self._counter = counter + 1
+        self._counter = counter + count
         month = _MONTHS | (gen_time.year - _FIRST_YEAR) * 12 + gen_time.month - 1
-        return b"".join((month.to_bytes(2, "big"), self._epoch, counter.to_bytes(4, "big"), os.urandom(8)))
+        start, chance = month.to_bytes(2, "big") + self._epoch, os.urandom(8 * count)
+        return [
+            b"".join((start, (counter + number).to_bytes(4, "big"), chance[8 * number : 8 * number + 8]))
+            for number in range(count)
+        ]
 
     def abandon(self, serial_number: bytes) -> None:
         """Use the epoch of this number no more: a number of it was on record before."""

@@ -3,10 +3,11 @@
 Promises: a token leaves only after it was read again (`self_check`), and after its record is durable. The checks stand
 in the order of what they cost and whose fault it is: the request, the clock, the unit, the signature, the record.
 
-There are two ways through the same steps. `begin` needs no task: a key that signs in less time than a switch of tasks
-takes does so in the event loop's turn in which the request came, a slower one in a thread, and those who wait hear of
-the commit that many tokens share. `answer` waits for everything: keys in devices, a new epoch of serial numbers, a unit
-that was frozen in this very moment.
+There are two ways through the same steps. `begin` needs no task, and those who wait hear of the commit that many tokens
+share. Where a key signs in less time than a switch of tasks takes, the tokens of one turn of the event loop are made
+together, step by step: one look at the clock, all drafts, all signatures, all checks, one record; that keeps what each
+step needs in the processor's caches. A slower key signs in a thread, each token by itself. `answer` waits for
+everything: keys in devices, a new epoch of serial numbers, a unit that was frozen in this very moment.
 
 It turns no failure into octets: `Rejection` and the errors of `lakthan.errors` go up to the HTTP edge, which knows the
 protocol's word for each.
@@ -15,7 +16,6 @@ protocol's word for each.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     # Called once: with the TimeStampResp that grants a token, or with the reason why there is none.
     Told = Callable[[bytes | Exception], None]
 
+# Made after one look at the clock: they take three milliseconds or so.
+_MOST_TOGETHER = 64
 _FREEZES_SECONDS = 1.0
+_STUCK = "no key of its units may stamp now"
 # Every time round, a unit turned out to be frozen in the very moment of recording.
 _ATTEMPTS = 3
 
@@ -74,27 +77,35 @@ class _Choice(NamedTuple):
     at_work: _AtWork
 
 
+class _Asked(NamedTuple):
+    """A request that is to be answered together with others of its turn."""
+
+    request: TimeStampReq
+    told: Told
+
+
 class _Unsigned(NamedTuple):
-    """A token whose signature is being made. `started` in seconds of `perf_counter`."""
+    """A token whose signature is being made."""
 
     request: TimeStampReq
     profile: Profile
     choice: _Choice
     serial_number: bytes
     draft: Draft
-    started: float
 
 
-@dataclass(slots=True)
-class _Signed:
-    """A token that passed the last look and is not on record yet. Times in seconds of `perf_counter`."""
+class _Signed(NamedTuple):
+    """Tokens of one unit that passed the last look and are not on record yet. `signed`: when, by `perf_counter`."""
 
-    token: bytes
-    record: TokenRecord
-    at_work: _AtWork
-    clock_holds: bool
-    started: float
+    choice: _Choice
+    tokens: list[bytes]
+    records: list[TokenRecord]
+    told: list[Told]
     signed: float
+
+
+class NotTogether(Exception):
+    """Something has to be waited for: the request goes to `TSAService.answer`."""
 
 
 class TSAService:
@@ -124,6 +135,8 @@ class TSAService:
         self._self_check: Mode = self_check
         self._units: dict[str, Unit] = {}
         self._at_work: dict[Unit, _AtWork] = {}
+        self._at_once: frozenset[Profile] = frozenset()  # whose every key signs so
+        self._asked: dict[Profile, list[_Asked]] = {}
         metrics.watch_clock(clock)
         self._take_over_units()
 
@@ -139,6 +152,11 @@ class TSAService:
         """Work with the units that the profiles have."""
         self._units = {unit.tsu: unit for profile in self._profiles for unit, _ in profile.stampers}
         self._at_work = {unit: self._at_work.get(unit) or self._put_to_work(unit) for unit in self._units.values()}
+        self._at_once = frozenset(
+            profile
+            for profile in self._profiles
+            if profile.stampers and all(self._at_work[unit].sign_at_once for unit, _ in profile.stampers)
+        )
         self._metrics.watch_units(self._units.values())
         self._metrics.watch_profiles(self._profiles)
 
@@ -174,51 +192,101 @@ class TSAService:
         raise StoreUnavailable("units were frozen while the token was being recorded")
 
     def begin(self, encoded: bytes, profile: Profile, told: Told) -> bool:
-        """The same without a task: True when a token is on its way, and `told` will hear of it after its commit: the
-        TimeStampResp, or one of the errors of `answer`, or `TSUFrozen`, after which the request goes to `answer`.
+        """The same without a task: True when `told` will hear of it, after the commit of its token: the TimeStampResp,
+        or one of the errors of `answer`, or `NotTogether` or `TSUFrozen`, after which the request goes to `answer`.
 
         False when something has to be waited for; then nothing has been done, and the request goes to `answer`.
         Raises as `answer` does; then `told` is never called.
         """
         request = self._parse(encoded, profile)
+        if profile in self._at_once:
+            if not self._asked:
+                asyncio.get_running_loop().call_soon(self._stamp_all)
+            self._asked.setdefault(profile, []).append(_Asked(request, told))
+            return True
         choice = self._choose(profile)
         at_work = choice.at_work
-        if at_work.sign_at_once is None and at_work.sign_later is None:
+        if at_work.sign_later is None:
             return False
-        serial_number = at_work.serials.take_at_once(choice.reading.gen_time)
-        if serial_number is None:
+        serial_numbers = at_work.serials.take_at_once(choice.reading.gen_time, 1)
+        if serial_numbers is None:
             return False
-        unsigned = self._draft(request, profile, choice, serial_number)
-        if at_work.sign_at_once is not None:
-            self._submit(unsigned, told, at_work.sign_at_once(unsigned.draft.tbs))
-        elif at_work.sign_later is not None:
-            at_work.sign_later(unsigned.draft.tbs, partial(self._signed, unsigned, told))
+        [unsigned] = self._draft([request], profile, choice, serial_numbers)
+        at_work.sign_later(unsigned.draft.tbs, partial(self._signed_later, unsigned, told, perf_counter()))
         return True
 
-    def _signed(self, unsigned: _Unsigned, told: Told, result: bytes | Exception) -> None:
+    def _stamp_all(self) -> None:
+        """Stamp for everybody who asked in this turn."""
+        by_profile, self._asked = self._asked, {}
+        for profile, asked in by_profile.items():
+            for first in range(0, len(asked), _MOST_TOGETHER):
+                together = asked[first : first + _MOST_TOGETHER]
+                try:
+                    made = self._sign_together(profile, [each.request for each in together])
+                except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
+                    for each in together:
+                        _tell(each.told, error)
+                else:
+                    self._submit(*made, [each.told for each in together])
+
+    def _sign_together(
+        self, profile: Profile, requests: Sequence[TimeStampReq]
+    ) -> tuple[list[_Unsigned], list[bytes], float]:
+        """Tokens that lack nothing but their check, their signatures, and how long each of these took."""
+        choice = self._choose(profile)
+        at_work = choice.at_work
+        serial_numbers = at_work.serials.take_at_once(choice.reading.gen_time, len(requests))
+        if at_work.sign_at_once is None or serial_numbers is None:
+            raise NotTogether
+        unsigned = self._draft(requests, profile, choice, serial_numbers)
+        sign, started = at_work.sign_at_once, perf_counter()
+        signatures = [sign(each.draft.tbs) for each in unsigned]
+        return unsigned, signatures, (perf_counter() - started) / len(requests)
+
+    def _signed_later(self, unsigned: _Unsigned, told: Told, started: float, result: bytes | Exception) -> None:
         """A key that takes its time has done its work, or has not."""
         if isinstance(result, Exception):
-            told(result)
+            _tell(told, result)
+        else:
+            self._submit([unsigned], [result], perf_counter() - started, [told])
+
+    def _submit(
+        self, unsigned: Sequence[_Unsigned], signatures: Sequence[bytes], sign_seconds: float, told: Sequence[Told]
+    ) -> None:
+        """Look at the tokens of one unit once more, and put those that pass into the next commit."""
+        choice = unsigned[0].choice
+        choice.at_work.sign_seconds.observe(sign_seconds, len(unsigned))
+        signed = _Signed(choice, [], [], [], perf_counter())
+        for each, signature, who in zip(unsigned, signatures, told, strict=True):
+            try:
+                token, record = self._complete(each, signature)
+            except Exception as error:  # noqa: BLE001 - whatever it was, who waits must hear it
+                _tell(who, error)
+            else:
+                signed.tokens.append(token)
+                signed.records.append(record)
+                signed.told.append(who)
+        if not signed.records:
             return
         try:
-            self._submit(unsigned, told, result)
-        except Exception as error:  # noqa: BLE001 - whatever it was, who waits must hear it
-            told(error)
+            self._recorder.submit(signed.records, partial(self._recorded, signed))
+        except StoreUnavailable as error:
+            for who in signed.told:
+                _tell(who, error)
 
-    def _submit(self, unsigned: _Unsigned, told: Told, signature: bytes) -> None:
-        signed = self._complete(unsigned, signature)
-        self._recorder.submit(signed.record, partial(self._recorded, signed, told))
-
-    def _recorded(self, signed: _Signed, told: Told, error: Exception | None) -> None:
+    def _recorded(self, signed: _Signed, error: Exception | None) -> None:
         if error is None:
-            self._count(signed)
-            told(granted(signed.token))
+            self._count(signed.choice, len(signed.tokens), signed.signed)
+            for token, told in zip(signed.tokens, signed.told, strict=True):
+                _tell(told, granted(token))
             return
         if isinstance(error, DuplicateSerial):
-            signed.at_work.serials.abandon(signed.record.serial_number)
+            for record in signed.records:
+                signed.choice.at_work.serials.abandon(record.serial_number)
         elif isinstance(error, TSUFrozen):
             self.freeze((error.tsu,))
-        told(error)
+        for told in signed.told:
+            _tell(told, error)
 
     def _parse(self, encoded: bytes, profile: Profile) -> TimeStampReq:
         request = self._readers[profile](encoded)
@@ -230,15 +298,19 @@ class TSAService:
         """A token that is on record."""
         choice = self._choose(profile)
         serial_number = await choice.at_work.serials.take(choice.reading.gen_time)
-        unsigned = self._draft(request, profile, choice, serial_number)
-        signed = self._complete(unsigned, await choice.unit.identity.signer.sign(unsigned.draft.tbs))
+        [unsigned] = self._draft([request], profile, choice, [serial_number])
+        started = perf_counter()
+        signature = await choice.unit.identity.signer.sign(unsigned.draft.tbs)
+        signed = perf_counter()
+        choice.at_work.sign_seconds.observe(signed - started)
+        token, record = self._complete(unsigned, signature)
         try:
-            await self._recorder.record(signed.record)
+            await self._recorder.record(record)
         except DuplicateSerial:
             choice.at_work.serials.abandon(serial_number)
             raise
-        self._count(signed)
-        return signed.token
+        self._count(choice, 1, signed)
+        return token
 
     def _choose(self, profile: Profile) -> _Choice:
         """Who stamps now: asked for every token, because a key may end, or be frozen, while the service runs."""
@@ -249,15 +321,24 @@ class TSAService:
         unit, template = stamper
         return _Choice(reading, unit, template, self._at_work[unit])
 
-    def _draft(self, request: TimeStampReq, profile: Profile, choice: _Choice, serial_number: bytes) -> _Unsigned:
-        drafted = draft(request, choice.template, serial_number=serial_number, gen_time=choice.reading.gen_time)
-        return _Unsigned(request, profile, choice, serial_number, drafted, perf_counter())
+    def _draft(
+        self, requests: Sequence[TimeStampReq], profile: Profile, choice: _Choice, serial_numbers: Sequence[bytes]
+    ) -> list[_Unsigned]:
+        template, gen_time = choice.template, choice.reading.gen_time
+        return [
+            _Unsigned(
+                request,
+                profile,
+                choice,
+                serial_number,
+                draft(request, template, serial_number=serial_number, gen_time=gen_time),
+            )
+            for request, serial_number in zip(requests, serial_numbers, strict=True)
+        ]
 
-    def _complete(self, unsigned: _Unsigned, signature: bytes) -> _Signed:
+    def _complete(self, unsigned: _Unsigned, signature: bytes) -> tuple[bytes, TokenRecord]:
         """The finished token after the last look, and what is to be recorded of it."""
-        signed = perf_counter()
-        request, profile, choice, serial_number, drafted, started = unsigned
-        reading, unit, template, at_work = choice
+        request, profile, (reading, unit, template, at_work), serial_number, drafted = unsigned
         token = drafted.seal(signature)
         try:
             at_work.check(
@@ -277,16 +358,14 @@ class TSAService:
             reading.bound,
             HashAlgorithm.SHA_256.digest(token),
         )
-        return _Signed(token, record, at_work, reading.state.holds, started, signed)
+        return token, record
 
-    def _count(self, signed: _Signed) -> None:
-        """A token is on record."""
-        at_work = signed.at_work
-        at_work.sign_seconds.observe(signed.signed - signed.started)
-        at_work.tokens.count += 1
-        self._metrics.record_seconds.observe(perf_counter() - signed.signed)
-        if not signed.clock_holds:
-            self._metrics.unsynchronised_tokens.inc()
+    def _count(self, choice: _Choice, tokens: int, signed: float) -> None:
+        """So many tokens that were signed at this time are on record."""
+        choice.at_work.tokens.count += tokens
+        self._metrics.record_seconds.observe(perf_counter() - signed, tokens)
+        if not choice.reading.state.holds:
+            self._metrics.unsynchronised_tokens.inc(tokens)
 
     def freeze(self, tsus: Collection[str]) -> None:
         """These units, by their names in the records, stamp no more. Other authorities' units are passed over."""
@@ -310,13 +389,27 @@ class TSAService:
                 log.warning("whether units are frozen cannot be read now", problem=str(error))
 
     def problems(self) -> dict[str, str]:
-        """For readiness: what this service needs, and what is wrong with it ('' when nothing is)."""
+        """For readiness: what this service needs, and what is wrong with it ('' when nothing is). A profile without a
+        key that may stamp is no reason to leave while another one has some.
+        """
         problems = {"token log": self._recorder.problem}
+        stamps: dict[str, bool] = {}
         for profile in self._profiles:
+            name = f"profile {profile.name}"
             try:
-                stuck = profile.stamper(self._clock.read(profile.accuracy).gen_time) is None
+                stamps[name] = profile.stamper(self._clock.read(profile.accuracy).gen_time) is not None
             except TimeNotAvailable as error:
-                problems[f"profile {profile.name}"] = str(error)
+                problems[name] = str(error)
+        for name, does in stamps.items():
+            if does or not any(stamps.values()):
+                problems[name] = "" if does else _STUCK
             else:
-                problems[f"profile {profile.name}"] = "no key of its units may stamp now" if stuck else ""
+                problems[f"{name} ({_STUCK})"] = ""
         return problems
+
+
+def _tell(told: Told, result: bytes | Exception) -> None:
+    try:
+        told(result)
+    except Exception:  # noqa: BLE001 - a defect in one of them must not keep the others waiting
+        log.exception("a defect: somebody could not be told of a token")

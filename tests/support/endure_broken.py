@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -27,18 +27,18 @@ from lakthan_tsa.serials import SerialNumbers
 _take, _submit, _parameters = SerialNumbers.take_at_once, Recorder.submit, pool._parameters
 
 
-def take_without_chance(self: SerialNumbers, gen_time: datetime) -> bytes | None:
+def take_without_chance(self: SerialNumbers, gen_time: datetime, count: int) -> list[bytes] | None:
     """Epoch and counter alone would do, if no backup were ever restored."""
-    taken = _take(self, gen_time)
-    return None if taken is None else taken[:-8] + bytes(8)
+    taken = _take(self, gen_time, count)
+    return None if taken is None else [each[:-8] + bytes(8) for each in taken]
 
 
-def record_later(self: Recorder, record: TokenRecord, told: Callable[[Exception | None], None]) -> None:
+def record_later(self: Recorder, records: Sequence[TokenRecord], told: Callable[[Exception | None], None]) -> None:
     """Say that it is recorded, and do it afterwards, perhaps."""
     asyncio.get_running_loop().call_soon(told, None)
     # Nobody hears whether it was: this is the defect.
     with suppress(StoreUnavailable):
-        _submit(self, record, lambda _error: None)
+        _submit(self, records, lambda _error: None)
 
 
 def parameters_without_durability(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the original takes

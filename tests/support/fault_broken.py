@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -35,12 +36,12 @@ _submit, _check_unit, _govern = Recorder.submit, unit.check_unit, governor.Gover
 _DAY = timedelta(days=1)
 
 
-def record_later(self: Recorder, record: TokenRecord, told: Any) -> None:  # noqa: ANN401 - as the original's
+def record_later(self: Recorder, records: Sequence[TokenRecord], told: Any) -> None:  # noqa: ANN401 - as the original's
     """Say that it is recorded, and do it afterwards, perhaps."""
     asyncio.get_running_loop().call_soon(told, None)
     # Nobody hears whether it was: this is the defect.
     with suppress(StoreUnavailable):
-        _submit(self, record, lambda _error: None)
+        _submit(self, records, lambda _error: None)
 
 
 def never_ends(view: CertificateView) -> unit.UsagePeriod:

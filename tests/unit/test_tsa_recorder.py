@@ -152,7 +152,7 @@ async def test_what_one_turn_brings_shares_a_commit() -> None:
     recorder = Recorder(log.append)
     heard: list[Exception | None] = []
     for number in range(20):
-        asyncio.get_running_loop().call_soon(recorder.submit, record_of(number), heard.append)
+        asyncio.get_running_loop().call_soon(recorder.submit, [record_of(number)], heard.append)
     await turn()
     assert log.batches == [list(range(20))]
     assert heard == [None] * 20
@@ -168,7 +168,28 @@ async def test_somebody_who_cannot_be_told() -> None:
     def broken(_error: Exception | None) -> None:
         raise ValueError
 
-    recorder.submit(record_of(1), broken)
-    recorder.submit(record_of(2), heard.append)
+    recorder.submit([record_of(1)], broken)
+    recorder.submit([record_of(2)], heard.append)
     await recorder.aclose()
     assert heard == [None]
+
+
+async def test_what_came_together_stays_together() -> None:
+    """Records that are given together are in one commit and told of once, also where they alone are more than a commit
+    has; more than may wait are refused, all of them.
+    """
+    log = Log()
+    recorder = Recorder(log.append, most_waiting=9, most_in_one_commit=4)
+    heard: list[str] = []
+    for name, numbers in (("first", range(3)), ("second", range(3, 5)), ("third", range(5, 9))):
+        recorder.submit([record_of(n) for n in numbers], lambda error, name=name: heard.append(f"{name} {error}"))  # type: ignore[misc]
+    with pytest.raises(StoreUnavailable, match="9 tokens are waiting"):
+        recorder.submit([record_of(10)], lambda _error: heard.append("never"))
+    log.failures.append(StoreUnavailable("gone"))
+    log.go.set()
+    await recorder.aclose()
+    assert log.batches == [[0, 1, 2], [3, 4], [5, 6, 7, 8]]
+    assert sorted(heard) == ["first the token could not be recorded", "second None", "third None"]
+    large = Recorder(Log().append, most_in_one_commit=2)
+    large.submit([record_of(n) for n in range(5)], lambda _error: None)
+    assert len(large._next_batch()[0]) == 5

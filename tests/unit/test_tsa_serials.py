@@ -63,6 +63,20 @@ async def test_new_epoch_when_the_counter_ends() -> None:
     assert {serial_number[5] for serial_number in taken} == {1, 2, 3}
 
 
+async def test_several_at_once() -> None:
+    """Numbers that are taken together are as different as others, in all their parts, and never more than are left."""
+    serials = SerialNumbers(leasing(1, 2), counters=8)
+    assert serials.take_at_once(NOW, 1) is None  # before the first lease
+    await serials.open()
+    taken = [*(serials.take_at_once(NOW, 5) or ()), *(serials.take_at_once(NOW, 2) or ())]
+    assert [int.from_bytes(each[6:10], "big") for each in taken] == list(range(7))
+    assert len({each[10:] for each in taken}) == 7
+    assert all(len(each) == 18 for each in taken)
+    assert serials.take_at_once(NOW, 2) is None
+    assert (await serials.take(NOW))[2:10] == b"\0\0\0\x01\0\0\0\x07"
+    assert (await serials.take(NOW))[2:10] == b"\0\0\0\x02\0\0\0\0"
+
+
 async def test_no_epoch_no_number() -> None:
     """Without a fresh epoch there is no number, rather than an old one. TSA-R9."""
     serials = SerialNumbers(leasing(1), counters=1)

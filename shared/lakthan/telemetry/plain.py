@@ -29,10 +29,10 @@ class Series:
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
-    def observe(self, value: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count one, or so many of this value."""
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
 
     def exemplify(self, value: float, request_id: str) -> None:
         """Let a case that was counted stand for its bucket from now on."""
