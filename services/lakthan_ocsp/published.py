@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lakthan.errors import StoreUnavailable
@@ -26,9 +27,9 @@ from lakthan_ocsp.governor import Span
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
 
-    from lakthan.store.published import PublishedReader
+    from lakthan.algorithms import HashAlgorithm
+    from lakthan.store.published import Found, PublishedReader
     from lakthan_ocsp.directory import Published
     from lakthan_ocsp.metrics import OCSPMetrics
     from lakthan_ocsp.syntax import CertID
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 CHANGED = "changed"
 NOT_NOW = "not now"
 NOT_YET = "not yet"
+_SECOND = timedelta(seconds=1)
 _WATCH_SECONDS = 3600.0
 _AGAIN_SECONDS = 5.0
 
@@ -58,7 +60,7 @@ class PublishedAnswers:
         cert_id, authority = cert_ids[0], entitled.issuer.authority
         if len(cert_ids) != 1 or cert_id.hash_algorithm is None:
             raise self._not_published()
-        standing, found = await self._reader.find(authority.id, cert_id.serial_number, cert_id.hash_algorithm, now)
+        standing, found = await self._look_up(authority.id, cert_id.serial_number, cert_id.hash_algorithm, now)
         if standing is Standing.NONE:
             raise self._not_published()
         if standing is Standing.NOT_YET:
@@ -80,6 +82,19 @@ class PublishedAnswers:
             authoritative=True,
             source="published",
         )
+
+    async def _look_up(
+        self, authority_id: int, serial_number: bytes, cert_id_hash: HashAlgorithm, now: datetime
+    ) -> tuple[Standing, Found | None]:
+        """What there is for `now`; or for a moment later, when the answer was renewed while the question waited for
+        its look-up: the one that was valid `now` is gone, and the one in its place has begun since.
+        """
+        standing, found = await self._reader.find(authority_id, serial_number, cert_id_hash, now)
+        if standing is Standing.NOT_NOW:
+            later = datetime.now(UTC)
+            if later >= now.replace(microsecond=0) + _SECOND:  # answers begin and end with whole seconds
+                standing, found = await self._reader.find(authority_id, serial_number, cert_id_hash, later)
+        return standing, found
 
     async def watch(self, authorities: Collection[str], changed: asyncio.Event) -> None:
         """Show when the last answer of each authority ends, now, every hour, and when `changed` is set."""

@@ -24,6 +24,7 @@ from unittest.mock import patch
 import lakthan.store.feed
 import lakthan_ocsp.__main__
 import lakthan_ocsp.metrics
+import lakthan_ocsp.published
 import lakthan_ocsp.quick
 import lakthan_ocsp.wall_clock
 
@@ -71,6 +72,7 @@ class Clock:
                 (lakthan_ocsp.quick, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.quick, "time", self.wall),
                 (lakthan_ocsp.metrics, "datetime", SimulatedDatetime),
+                (lakthan_ocsp.published, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "datetime", SimulatedDatetime),
                 (lakthan_ocsp.__main__, "clock_gettime", self.since_boot),
                 (lakthan_ocsp.wall_clock, "clock_gettime", self.since_boot),

@@ -50,7 +50,7 @@ class Rates:
         return sum(self.kinds.values())
 
 
-# Modest on purpose: all of it, clients and database included, takes a quarter of a core.
+# Modest on purpose: all of it, clients and database included, takes two fifths of a core.
 USUAL = Rates(
     {
         "GET": 50,
