@@ -34,7 +34,7 @@ from lakthan_ocsp.quick import Short
 from lakthan_ocsp.readiness import Readiness
 from lakthan_ocsp.responders import Responders
 from lakthan_ocsp.service import OCSPService
-from lakthan_ocsp.wall_clock import WallClock
+from lakthan_ocsp.wall_clock import WallClock, check_tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,6 @@ _NAME = "lakthan-ocsp"
 _RELOAD_DELAY_SECONDS = 1.0
 _BOUND_SECONDS = BOUND.total_seconds()
 _WATCH_SECONDS = 3600.0
-_SHORTEST_TOLERANCE = timedelta(seconds=5)
 
 
 async def serve(config: Config, until_asked: UntilAsked) -> None:
@@ -79,8 +78,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         stack.push_async_callback(pool.close)
         if settings.outage_bound < timedelta(0):
             raise ConfigError("outage_bound is negative: zero means that nothing is answered without the database")
-        if settings.clock_tolerance < _SHORTEST_TOLERANCE:
-            raise ConfigError(f"clock_tolerance must be at least {_SHORTEST_TOLERANCE}: a heartbeat may take that long")
+        check_tolerance(settings.clock_tolerance)
         await wait_until_fine(
             "schema",
             partial(schema_problem, pool),

@@ -4,7 +4,8 @@ Its answers are looked up in a copy of the database, whose feed says that all of
 copy is. When there is no copy to be asked, they come from the file of the warm start, which says how old it is itself.
 
 Promises: nothing is answered that is older than the bound, wherever it comes from; `tryLater` instead, and it is
-counted. A copy that is not in step with itself is not asked.
+counted. A copy that is not in step with itself is not asked. It is no earlier here than the capital's last heartbeat
+says, whatever this machine's clock says: no answer is given that has ended by then.
 
 Trusted: the copy and the file; clients verify what they hold.
 """
@@ -12,6 +13,7 @@ Trusted: the copy and the file; clients verify what they hold.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -46,6 +48,8 @@ TOO_OLD = "too old"
 CUT_AFTER = timedelta(seconds=10)
 # A local look-up takes a millisecond; when the database stands still there is another place to look.
 _PATIENCE_SECONDS = 2.0
+# Clocks that are synchronised differ by less.
+_EVEN = timedelta(seconds=1)
 _AGAIN_SECONDS = 5.0
 
 
@@ -101,6 +105,14 @@ class CopyReader(PublishedReader):
         if not self._feed.heard:
             return State.WARM
         return State.CUT if seen.age() > CUT_AFTER else State.LIVE
+
+    def behind(self, now: datetime) -> timedelta:
+        """By how much it is later than `now`, which is what this machine's clock says, as far as that is known: a
+        heartbeat of the capital that was seen here was written before, and that was a while ago.
+        """
+        seen = [each.at + each.age() for each in (self._feed.heartbeat, self._warm_seen) if each is not None]
+        behind = max(seen, default=now) - now
+        return behind if behind > _EVEN else timedelta(0)
 
     def forget_warm(self) -> None:
         """What was read from the file is older than the copy: when it is needed again, read it again."""
@@ -167,4 +179,8 @@ class KeylessAnswers(PublishedAnswers):
         """See `PublishedAnswers`; raises `AnswerWithheld` also when what there is may not be answered any more."""
         if await self._copy.too_old():
             raise self._withheld(entitled.issuer.authority.name, TOO_OLD)
-        return await super().find(entitled, cert_ids, now)
+        behind = self._copy.behind(now)
+        answer = await super().find(entitled, cert_ids, now + behind)
+        if behind:  # the memory, and caches outside, go by this machine's clock
+            answer.span = replace(answer.span, renew_at=answer.span.renew_at - behind)
+        return answer

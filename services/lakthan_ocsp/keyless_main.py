@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,6 @@ from lakthan_ocsp.service import OCSPService
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     import asyncpg
 
@@ -51,6 +50,8 @@ _ROLE = "lakthan_responder"
 _NAME = "lakthan-ocsp-keyless"
 _RELOAD_DELAY_SECONDS = 1.0
 _WATCH_SECONDS = 0.25
+# A clock that is behind by so much more, or less, than a moment ago was set.
+_STEP = timedelta(seconds=2)
 _FIRST_LOOK_SECONDS = 5.0
 
 
@@ -200,6 +201,8 @@ class _Process:
             given=self._given,
             outdated=self._outdated,
         )
+        metrics.clock_ahead.set_function(lambda: 0.0 - self.reader.behind(datetime.now(UTC)).total_seconds())
+        metrics.clock_believed.set(1)  # nothing is dated here
         self._bound = settings.edge_bound
         self._copy_metrics.watch(self.reader)
         metrics.cached_answers.set_function(lambda: len(self.cache))
@@ -245,12 +248,22 @@ class _Process:
                 log.error("no answers for an authority", authority=authority, problem=problem)
 
     async def watch_state(self) -> None:
-        """Say in the log when the copy begins and ceases to follow, and count answers by it; read the file in time."""
-        before = State.REFUSING
+        """Say in the log when the copy begins and ceases to follow, and count answers by it; read the file in time; and
+        begin anew when this machine's clock was set: what is remembered ends by the clock of before.
+        """
+        before, behind = State.REFUSING, timedelta(0)
         while True:
             if not self.feed.heard:
                 await self.reader.read_warm()
-            state = self.reader.state()
+            state, behind_now = self.reader.state(), self.reader.behind(datetime.now(UTC))
+            if abs(behind_now - behind) > _STEP:
+                behind = behind_now
+                self.cache.drop_all()
+                if behind:
+                    seconds = round(behind.total_seconds(), 3)
+                    log.error("this machine's clock is behind the capital's, whose time counts here", seconds=seconds)
+                else:
+                    log.info("this machine's clock is not behind the capital's any more")
             self._copy_metrics.count(before)
             if state is not before:
                 seen = self.reader.as_of()

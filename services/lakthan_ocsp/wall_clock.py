@@ -9,23 +9,32 @@ hour too late in thisUpdate is an answer that relying parties believe an hour to
   request, and nothing is said until a heartbeat has compared the clocks again: a second, if they agree.
 
 Promise: an answer that leaves is dated by a clock that was within `tolerance` of the database's at the last comparison,
-and has gone on evenly since. A clock that nobody has compared yet is believed: its process is not ready, and says only
-what it reads from the store at that moment.
+and has gone on evenly since. A clock that nobody has compared yet is believed: a responder is not ready then, and says
+only what it reads from the store at that moment; a publisher compares before it signs anything.
 """
 
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import TYPE_CHECKING
 
+from lakthan.errors import ConfigError
 from lakthan.telemetry.logs import log
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
+_SHORTEST_TOLERANCE = timedelta(seconds=5)
 # How far from `offset` is a step: more than a leap second, and than a clock is slewed between two heartbeats.
 _STEP_SECONDS = 2.0
+
+
+def check_tolerance(tolerance: timedelta) -> None:
+    """Raises `ConfigError` for one that a healthy clock would not keep."""
+    if tolerance < _SHORTEST_TOLERANCE:
+        raise ConfigError(f"clock_tolerance must be at least {_SHORTEST_TOLERANCE}: a heartbeat may take that long")
 
 
 class WallClock:
@@ -48,7 +57,7 @@ class WallClock:
             self.offset = math.nan
             if believed:
                 log.error(
-                    "nothing is answered: the clocks of this machine and of the database differ",
+                    "the clocks of this machine and of the database differ: nothing is signed until they agree",
                     seconds_ahead=round(self.ahead, 3),
                 )
             return

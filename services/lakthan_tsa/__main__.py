@@ -43,10 +43,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
         rings = await open_rings(
             [open_keys(name, unit, config.approval) for name, unit in settings.units.items()], stack
         )
-        profiles = make_profiles(settings, {ring.name: listed_units(ring)[0] for ring in rings})
-        for ring in rings:
-            for profile in profiles:
-                profile.use_units(ring.name, listed_units(ring))
+        profiles = make_profiles(settings, {ring.name: listed_units(ring) for ring in rings})
         gates = Gates(_gates(settings, profiles, stack))
         pool = await open_pool(
             settings.database.url,

@@ -96,6 +96,14 @@ class Shape(NamedTuple):
     before_signature: bytes
 
 
+def encode_policy(policy: str) -> bytes:
+    """A dotted OID in DER. Raises `ConfigError` when it is none."""
+    try:
+        return der.object_identifier(policy)
+    except ValueError as error:
+        raise ConfigError(f"the policy {policy!r} is no object identifier, such as 0.4.0.2023.1.1") from error
+
+
 class TokenTemplate:
     """Everything of a token that is the same for every request to one unit under one profile, encoded once.
 
@@ -125,10 +133,7 @@ class TokenTemplate:
     def __init__(
         self, identity: Identity, *, policy: str, accuracy: timedelta, qualified: bool = False, chain: bool = True
     ) -> None:
-        try:
-            self.policy = der.object_identifier(policy)
-        except ValueError as error:
-            raise ConfigError(f"the policy {policy!r} is no object identifier, such as 0.4.0.2023.1.1") from error
+        self.policy = encode_policy(policy)
         algorithm = identity.signer.algorithm
         self.digest = algorithm.hash.digest
         self._tst_info_start = _VERSION_1 + self.policy

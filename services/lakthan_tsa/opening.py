@@ -13,7 +13,7 @@ from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import ConfigError
 from lakthan.identity import Identity
 from lakthan.keys.key_ring import KeyRing, open_ring
-from lakthan_tsa.authority import TokenTemplate
+from lakthan_tsa.authority import TokenTemplate, encode_policy
 from lakthan_tsa.profiles import Profile, Unit
 from lakthan_tsa.syntax import ACCEPTED_HASHES, by_identifier
 from lakthan_tsa.unit import UsagePeriod
@@ -92,8 +92,10 @@ async def _close(unit: Unit) -> None:
     await unit.identity.signer.aclose()
 
 
-def make_profiles(config: TSAConfig, units: Mapping[str, Unit]) -> list[Profile]:
-    """The profiles of the configuration on its opened units. Raises `ConfigError` that names the profile."""
+def make_profiles(config: TSAConfig, units: Mapping[str, Sequence[Unit]]) -> list[Profile]:
+    """The profiles of the configuration on its opened units: of each name those that its key list makes, the newest
+    first, and none where all of them are retired. Raises `ConfigError` that names the profile.
+    """
     if not config.profiles:
         raise ConfigError("there is no profile: write at least [tsa.profiles.default] with its units")
     profiles = [_profile(name, settings, units, config) for name, settings in config.profiles.items()]
@@ -105,11 +107,11 @@ def make_profiles(config: TSAConfig, units: Mapping[str, Unit]) -> list[Profile]
     return profiles
 
 
-def _profile(name: str, settings: TSAProfileConfig, units: Mapping[str, Unit], config: TSAConfig) -> Profile:
+def _profile(name: str, settings: TSAProfileConfig, units: Mapping[str, Sequence[Unit]], config: TSAConfig) -> Profile:
     try:
         _check(name, settings, config)
-        chosen = [_unit(each, units) for each in settings.units]
-        stampers = tuple((unit, _template(unit, settings)) for unit in chosen)
+        policy = encode_policy(settings.policy)
+        stampers = tuple((unit, _template(unit, settings)) for each in settings.units for unit in _named(each, units))
         hashes = by_identifier(_hashes(settings.hashes))
     except ConfigError as error:
         raise ConfigError(f"the profile {name!r}: {error}") from error
@@ -117,7 +119,7 @@ def _profile(name: str, settings: TSAProfileConfig, units: Mapping[str, Unit], c
         name,
         settings.policy,
         settings.accuracy,
-        frozenset({stampers[0][1].policy}),
+        frozenset({policy}),
         hashes,
         stampers,
         partial(_template, settings=settings),
@@ -148,7 +150,7 @@ def _check(name: str, settings: TSAProfileConfig, config: TSAConfig) -> None:
         raise ConfigError("tokens of this policy, and qualified ones, must be accurate to one second (PT1S) or better")
 
 
-def _unit(name: str, units: Mapping[str, Unit]) -> Unit:
+def _named(name: str, units: Mapping[str, Sequence[Unit]]) -> Sequence[Unit]:
     if name not in units:
         raise ConfigError(f"there is no unit {name!r}: there are {', '.join(units) or 'none at all'}")
     return units[name]

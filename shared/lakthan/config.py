@@ -323,6 +323,9 @@ class PublisherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where health and metrics are; never publish this port."""
     admin_port: Port = 6964
     """Where health and metrics are; never publish this port."""
+    clock_tolerance: timedelta = timedelta(minutes=1)
+    """How far this machine's clock may be from the database's, at least `PT5S`; beyond it nothing is signed, because
+    what is dated too late is believed too long."""
 
 
 class ApprovalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lakthan.keys import key_list
+from lakthan.store.authorities import AuthorityAdmin
 from lakthan_cli.__main__ import main
 from lakthan_cli.keys import lists
+from support.database import OpenPool
 from support.pki import Issued, issue, new_ca, new_responder
 from support.programs import need
 from support.tsa import UNIT_EXTENSIONS
@@ -132,6 +135,37 @@ def test_a_unit(house: House) -> None:
     assert "for the time-stamping unit main" in house.install("tsu", "tsa.toml")
     assert "extendedKeyUsage must be critical" in house.install("soft", "tsa.toml", code=1)
     assert house.listed("tsa.toml") == [("tsu.pem", False)]
+
+
+async def test_a_list_of_the_publisher(house: House, database_url: str, open_as: OpenPool) -> None:
+    """What only `[publisher]` names is changed in the same way, after the same checks, with its own database."""
+    await AuthorityAdmin(await open_as("lakthan_registry")).add_authority("public-ca", [house.ca.der])
+    (house.folder / "c.toml").write_text(
+        f"""
+[publisher.database]
+url = "{database_url}"
+[[publisher.responders]]
+authority = "public-ca"
+keys = "ahead.toml"
+profile = "tls-br"
+"""
+    )
+    house.responder("one")
+    house.responder("no-nocheck", nocheck=False)
+    new_responder(new_ca("Another CA")).write(house.folder, "stranger")
+
+    def install(name: str, code: int) -> str:
+        named = ["--config", "c.toml", "--certificate", f"{name}.pem", "--key", f"file:{name}.key"]
+        return house.keys("install", "ahead.toml", *named, code=code)
+
+    assert "for the OCSP responder of public-ca" in await asyncio.to_thread(install, "one", 0)
+    assert "that CA did not issue" in await asyncio.to_thread(install, "stranger", 1)
+    assert "demands ocsp-nocheck" in await asyncio.to_thread(install, "no-nocheck", 1)
+    assert house.listed("ahead.toml") == [("one.pem", False)]
+    assert "publisher of public-ca" in await asyncio.to_thread(house.keys, "list", "c.toml")
+    retire = ["retire", "ahead.toml", "one.pem", "--config", "c.toml", "--force"]
+    assert "it signs nothing" in await asyncio.to_thread(house.keys, *retire)
+    assert house.listed("ahead.toml") == [("one.pem", True)]
 
 
 def test_the_protocol(house: House) -> None:

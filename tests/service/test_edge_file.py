@@ -9,19 +9,23 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from lakthan.config import load
+from lakthan.store import standby_feed
 from lakthan.store.kept import AnswerKey
 from lakthan.store.records import Change, ChangeRequest
-from lakthan_ocsp import keeper, keyless, warm_start
+from lakthan_ocsp import keeper, keyless, keyless_main, published, quick, warm_start
 from service.test_workers import two_workers
-from support.edge import AUTHORITY, capital, edge, until
+from support.edge import AUTHORITY, capital, edge, publisher, until
+from support.pki import Issued
 from support.responder import ACTOR, OCSPReply, request_for
 from support.running import samples
 
@@ -71,6 +75,73 @@ async def test_a_disk_that_fails_keeps_no_answer_back(database_url: str, tmp_pat
         await made.revoke(made.certificates[0])
         await here.until_says(made.certificates[0], "revoked")
         assert (await here.ready())[0] == 200
+
+
+async def _shift(database_url: str, certificate: Issued, *, begun: str, ends_in: str) -> None:
+    """Let the answers about a certificate have begun so much earlier, and end so soon."""
+    owner = await asyncpg.connect(database_url)
+    try:
+        await owner.execute(
+            "UPDATE published_answer SET produced_at = produced_at - $2::text::interval, due_at = NULL,"
+            " this_update = this_update - $2::text::interval,"
+            " next_update = date_trunc('second', now()) + $3::text::interval WHERE serial_number = $1",
+            certificate.serial_number,
+            begun,
+            ends_in,
+        )
+    finally:
+        await owner.close()
+
+
+def _set_clock(monkeypatch: pytest.MonkeyPatch, back: Callable[[], timedelta]) -> None:
+    """The edge's clock, and not that of the capital, is so far behind."""
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - back()
+
+    for module in (quick, standby_feed, published, keyless_main):
+        monkeypatch.setattr(module, "datetime", Behind)
+    monkeypatch.setattr(quick, "time", lambda: time.time() - back().total_seconds())
+
+
+async def test_a_clock_that_is_behind(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edge whose clock is two hours behind gives no answer that has ended by the capital's last heartbeat, from the
+    copy and from memory neither; what still holds is given.
+    """
+    async with capital(database_url, tmp_path, publishing=False) as made:
+        async with publisher(made):
+            await made.until_published()
+        ending, other = made.certificates[:2]
+        _set_clock(monkeypatch, lambda: timedelta(hours=2))
+        async with edge(database_url, made.ca) as here:
+            await here.until_says(other, "good")
+            await _shift(database_url, ending, begun="3 h", ends_in="4 s")
+            await here.until_says(ending, "good")
+            await here.until_says(ending, "try_later", never="unauthorized")
+            assert await here.says(other) == "good"
+            shown = await here.metrics()
+            assert shown["lakthan_ocsp_clock_ahead_seconds"] == pytest.approx(-7200, abs=30)
+            assert shown["lakthan_ocsp_clock_believed"] == 1
+
+
+async def test_a_clock_that_is_set_back(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an edge remembered before its clock was set back by two hours is not given for two hours longer."""
+    back = timedelta(0)
+    _set_clock(monkeypatch, lambda: back)
+    async with capital(database_url, tmp_path, publishing=False) as made:
+        async with publisher(made):
+            await made.until_published()
+        ending, other = made.certificates[:2]
+        async with edge(database_url, made.ca) as here:
+            await here.until_says(other, "good")
+            # Begun three hours ago, so that it is not of the future after the clock was set.
+            await _shift(database_url, ending, begun="3 h", ends_in="5 s")
+            for _ in range(3):
+                assert await here.says(ending) == "good"
+            back = timedelta(hours=2)
+            await here.until_says(ending, "try_later", never="unauthorized")
 
 
 async def test_one_of_several_writes(database_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,17 @@ import pytest
 from click.testing import CliRunner
 
 from lakthan.certificates import CertificateView
-from lakthan.config import Config, DatabaseConfig, KeyURI, OCSPConfig, ResponderConfig, UnitConfig
+from lakthan.config import (
+    Config,
+    DatabaseConfig,
+    KeyURI,
+    OCSPConfig,
+    PresignConfig,
+    PublisherConfig,
+    ResponderConfig,
+    TSAProfileConfig,
+    UnitConfig,
+)
 from lakthan.errors import ConfigError
 from lakthan.keys import key_list, key_ring
 from lakthan.keys.key_list import ListedKey
@@ -25,6 +36,7 @@ from lakthan.store.changes import ChangeWriter
 from lakthan.store.token_admin import TokenAdmin
 from lakthan_cli.__main__ import main
 from lakthan_ocsp.__main__ import serve
+from lakthan_ocsp.publisher.__main__ import serve as publish
 from lakthan_tsa.opening import open_keys as open_keys_of_unit
 from support.database import OpenPool
 from support.pki import Issued, issue, new_ca, new_responder
@@ -33,7 +45,7 @@ from support.responder import ACTOR, OCSPReply, request_for
 from support.rollover import Exchange, verify_ocsp, verify_token
 from support.running import running, samples
 from support.softhsm import new_token, tokens_folder
-from support.tsa import UNIT_EXTENSIONS, new_unit, running_tsa
+from support.tsa import UNIT_EXTENSIONS, failure, new_unit, running_tsa
 from support.tsa import request_for as token_request
 
 DAY = timedelta(days=1)
@@ -239,6 +251,133 @@ async def test_who_answers_for_another_stays(database_url: str, tmp_path: Path, 
                 await asyncio.sleep(0.02)
         assert said[0] == 200, said[1]
         assert "responder public-ca (its last key is retired: it signs nothing): ok\n" in said[1]
+
+
+async def test_a_start_without_a_key(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """A process that starts when every key of one authority is retired answers for the others, and says what is wrong
+    with this one, as it does when the last key is retired while it runs; a key that is installed answers at once.
+    """
+    ca, other = new_ca("Public CA"), new_ca("Other CA")
+    issued = {"gone": new_responder(ca), "next": new_responder(ca)}
+    gone = put(tmp_path, "gone", issued["gone"])
+    gone = msgspec.structs.replace(gone, retired=gone.installed)
+    key_list.write(tmp_path / "keys.toml", [gone])
+    certificate, key = new_responder(other).write(tmp_path, "other")
+    authority_id = await AuthorityAdmin(pool := await open_as("lakthan_registry")).add_authority(
+        "other-ca", [other.der]
+    )
+    beside = ResponderConfig("other-ca", certificate, KeyURI(f"file:{key.name}", tmp_path))
+    theirs = issue("theirs", other)
+    await ChangeWriter(pool).issue(authority_id, theirs.serial_number, actor=ACTOR)
+    problem = 'lakthan_ocsp_key_list_problem{authority="public-ca"}'
+    async with responder(database_url, tmp_path, open_as, ca, issued, beside) as ocsp:
+
+        async def asked(request: bytes) -> OCSPReply:
+            async with ocsp.session.post(ocsp.url, data=request) as reply:
+                return OCSPReply(reply.status, reply.headers, await reply.read())
+
+        assert (await asked(request_for(theirs, other))).cert_statuses == ["good"]
+        assert (await asked(ocsp.request)).status == "unauthorized"
+        assert (await samples(ocsp.session, ocsp.admin_url))[problem] == 1
+        async with asyncio.timeout(30):
+            while (said := await ocsp.ready())[0] != 200:  # noqa: ASYNC110 - changes are heard
+                await asyncio.sleep(0.02)
+        assert "responder public-ca (its last key is retired: it signs nothing): ok\n" in said[1]
+        following = put(tmp_path, "next", issued["next"])
+        key_list.write(tmp_path / "keys.toml", [gone, following])
+        signs = f'authority="public-ca",certificate="{following.sha256[:16]}",state="signing"'
+        metrics = await ocsp.until_metric(f"lakthan_ocsp_signing_key_state{{{signs}}}", 1)
+        assert metrics[problem] == 0
+        assert await ocsp.signer() == "next"
+
+
+async def test_a_unit_that_starts_without_a_key(database_url: str, tmp_path: Path) -> None:
+    """A unit all of whose keys are retired takes no other one down with it: neither in its own profile, nor in another
+    one; /readyz names the profile that nobody stamps for.
+    """
+    unit = new_unit()
+    unit.write(tmp_path)
+    issued = {name: issue(f"TSU {name}", unit.intermediate, extensions=UNIT_EXTENSIONS) for name in ("gone", "there")}
+    gone, there = (put(tmp_path, name, made) for name, made in issued.items())
+    for name, entry in (("gone", msgspec.structs.replace(gone, retired=gone.installed)), ("there", there)):
+        key_list.write(tmp_path / f"{name}.toml", [entry])
+    units = {name: UnitConfig(chain=tmp_path / "chain.pem", keys=tmp_path / f"{name}.toml") for name in issued}
+    profiles = {"default": TSAProfileConfig(["gone", "there"]), "alone": TSAProfileConfig(["gone"])}
+    async with running_tsa(database_url, tmp_path, unit, units=units, profiles=profiles) as authority:
+        request, sent_at = token_request(nonce=7, cert_req=True), time.time()
+        reply = await authority.post(request)
+        assert (
+            verify_token(Exchange(sent_at, time.time(), request, reply.http_status, reply.body), issued).key == "there"
+        )
+        bits, text = failure((await authority.post(request, path="tsa/alone")).body)
+        assert bits == {"system_failure"}
+        assert "no key may stamp" in text
+        metrics = await authority.metrics()
+        assert metrics['lakthan_tsa_key_list_problem{unit="gone"}'] == 1
+        assert metrics['lakthan_tsa_key_list_problem{unit="there"}'] == 0
+        ready = await authority.session.get(f"{authority.admin_url}/readyz")
+        assert ready.status == 200
+        assert "profile alone (no key of its units may stamp now): ok\n" in await ready.text()
+
+
+async def test_a_publisher_that_starts_without_a_key(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:
+    """It signs ahead for its other authorities, and for this one as soon as a key is installed."""
+    pool = await open_as("lakthan_registry")
+    cas = {name: new_ca(f"CA {name}") for name in ("gone", "there")}
+    leaves = {name: issue("leaf", ca) for name, ca in cas.items()}
+    for name, ca in cas.items():
+        authority_id = await AuthorityAdmin(pool).add_authority(name, [ca.der])
+        await ChangeWriter(pool).issue(authority_id, leaves[name].serial_number, actor=ACTOR)
+    there, gone, following = (
+        put(tmp_path, name, new_responder(cas[of]))
+        for name, of in (("there", "there"), ("gone", "gone"), ("following", "gone"))
+    )
+    gone = msgspec.structs.replace(gone, retired=gone.installed)
+    key_list.write(tmp_path / "there.toml", [there])
+    key_list.write(tmp_path / "gone.toml", [gone])
+    configs = [PresignConfig(name, keys=tmp_path / f"{name}.toml", hashes=("SHA-256",)) for name in cas]
+
+    async def until_published(name: str) -> None:
+        async with asyncio.timeout(30):
+            while not await pool.fetchval(  # noqa: ASYNC110 - the store says when
+                "SELECT EXISTS (SELECT FROM published_answer WHERE serial_number = $1)", leaves[name].serial_number
+            ):
+                await asyncio.sleep(0.02)
+
+    config = Config(publisher=PublisherConfig(configs, DatabaseConfig(database_url), admin_port=0))
+    async with running(publish, config) as (_, port), aiohttp.ClientSession() as session:
+        await until_published("there")
+        metrics = await samples(session, f"http://127.0.0.1:{port}")
+        assert metrics['lakthan_publisher_key_list_problem{authority="gone"}'] == 1
+        assert metrics['lakthan_publisher_working{authority="gone"}'] == 0
+        key_list.write(tmp_path / "gone.toml", [gone, following])
+        await until_published("gone")
+
+
+def test_what_check_config_says_of_it(database_url: str, tmp_path: Path) -> None:
+    """A list of retired keys is a finding, for each of those that would start without a key."""
+    unit = new_unit()
+    unit.write(tmp_path)
+    for name, made in (
+        ("ocsp", new_responder(new_ca("CA"))),
+        ("tsa", issue("TSU", unit.intermediate, extensions=UNIT_EXTENSIONS)),
+    ):
+        entry = put(tmp_path, name, made)
+        key_list.write(tmp_path / f"{name}.toml", [msgspec.structs.replace(entry, retired=entry.installed)])
+    both = f'database.url = "{database_url}"\nresponders = [{{ authority = "public-ca", keys = "ocsp.toml" }}]\n'
+    (tmp_path / "c.toml").write_text(
+        f"""[ocsp]\n{both}[publisher]\n{both}[tsa]
+database.url = "{database_url}"
+units.main = {{ keys = "tsa.toml", chain = "chain.pem" }}
+profiles.default.units = ["main"]
+"""
+    )
+    done = CliRunner().invoke(main, ["check-config", str(tmp_path / "c.toml")])
+    assert done.exit_code == 1, done.output
+    for what in ("ocsp: responder of public-ca", "publisher: responder of public-ca", "tsa: unit main"):
+        [line] = [line for line in done.output.splitlines() if line.startswith(what)]
+        assert "is retired: nothing can be signed; install one" in line
+    assert re.search(r"^tsa: profiles +ok$", done.output, re.MULTILINE), done.output
 
 
 async def test_a_frozen_key_of_a_list(database_url: str, tmp_path: Path, open_as: OpenPool) -> None:

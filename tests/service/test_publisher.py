@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import aiohttp
@@ -24,10 +28,13 @@ from lakthan.store.bulk import import_issued
 from lakthan.store.presigned import Presigned as Store
 from lakthan.store.records import CRLReason
 from lakthan_cli.__main__ import main
+from lakthan_ocsp import wall_clock
+from lakthan_ocsp.publisher import schedule
 from lakthan_ocsp.publisher.__main__ import serve as publish
 from support.database import OpenPool
 from support.pki import issue, new_ca, new_responder
 from support.presigning import AUTHORITY, Presigned, presigning, publisher_config
+from support.programs import need
 from support.responder import TIMES
 from support.running import running, samples
 
@@ -141,6 +148,31 @@ async def test_answers_are_refreshed(database_url: str, tmp_path: Path) -> None:
         assert len(await presigned.rows()) == 2
 
 
+async def test_renewed_while_the_question_waits(presigned: Presigned, open_as: OpenPool) -> None:
+    """Where the answer that was valid when the question came is gone, and the one in its place has begun since, that is
+    given: no client hears tryLater because his answer was renewed.
+    """
+    certificate = await presigned.issue()
+    await presigned.until_rows(2, certificate=certificate)
+    await presigned.stop_publishing()
+    owner = await open_as(None)
+    async with owner.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE published_answer IN ACCESS EXCLUSIVE MODE")
+        asked = asyncio.create_task(presigned.ask(certificate))
+        async with asyncio.timeout(20):
+            while not await owner.fetchval(  # noqa: ASYNC110 - the store says when
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'published_answer'::regclass AND NOT granted)"
+            ):
+                await asyncio.sleep(0.01)
+        in_a_second = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+        while datetime.now(UTC) < in_a_second:  # noqa: ASYNC110 - the clock says when
+            await asyncio.sleep(0.01)
+        await connection.execute("UPDATE published_answer SET this_update = $1, produced_at = $1", in_a_second)
+    assert (await asked).cert_statuses == ["good"]
+    withheld = f'lakthan_ocsp_published_withheld_total{{authority="{AUTHORITY}",cause="not now"}}'
+    assert (await presigned.responder.metrics()).get(withheld, 0) == 0
+
+
 async def test_a_nonce_is_signed_live_where_there_is_a_key(database_url: str, tmp_path: Path) -> None:
     """With a key beside the published answers a nonce is echoed, and all else is what was published."""
     async with presigning(database_url, tmp_path, live=True) as presigned:
@@ -200,6 +232,92 @@ async def test_what_happened_meanwhile_is_found_at_the_start(database_url: str, 
             await presigned.until(changed, "revoked")
             await presigned.until(late, "good")
             assert {row["response"] for row in await presigned.rows(kept)} == before
+
+
+async def test_a_clock_that_is_set(presigned: Presigned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the moment in which somebody sets this machine's clock nothing is signed by it, and the lead is given up,
+    until it agrees with the database's again; then what was missed is signed, and nothing has a time that was not.
+    """
+    leader = f'lakthan_publisher_leader{{authority="{AUTHORITY}"}}'
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + HOUR
+
+    async def until_metric(name: str, value: float) -> None:
+        async with asyncio.timeout(20):
+            while (await presigned.metrics())[name] != value:  # noqa: ASYNC110 - the publisher says when
+                await asyncio.sleep(0.01)
+
+    await presigned.until(await presigned.issue("before"), "good")
+    with monkeypatch.context() as patched:
+        patched.setattr(schedule, "datetime", Ahead)
+        patched.setattr(wall_clock, "time", lambda: time.time() + HOUR.total_seconds())
+        certificate = await presigned.issue("meanwhile")
+        await until_metric(leader, 0)
+        await until_metric("lakthan_publisher_clock_believed", 0)
+        async with asyncio.timeout(20):
+            while True:
+                ready = await presigned.responder.session.get(f"{presigned.publisher_url}/readyz")
+                if "this machine's clock is +3600 s from the database's" in await ready.text():
+                    break
+                await asyncio.sleep(0.01)
+        assert ready.status == 503
+        assert (await presigned.metrics())["lakthan_publisher_clock_ahead_seconds"] == pytest.approx(3600, abs=30)
+        assert await presigned.rows(certificate) == []
+    await until_metric(leader, 1)
+    await presigned.until_rows(2, certificate=certificate)
+    assert all(row["this_update"] <= datetime.now(UTC) for row in await presigned.rows())
+    await until_metric("lakthan_publisher_clock_believed", 1)
+
+
+async def test_a_publisher_with_a_wrong_clock(presigned: Presigned, tmp_path: Path) -> None:
+    """One whose machine is an hour ahead, alone, signs nothing and says why; one whose clock is right need not wait for
+    it.
+    """
+    certificate = await presigned.issue()
+    await presigned.until(certificate, "good")
+    await presigned.stop_publishing()
+    # Its environment, and not the program itself, which would stand between us and the process that we end.
+    asked = await asyncio.create_subprocess_exec(need("faketime"), "-f", "+1h", "env", stdout=subprocess.PIPE)
+    lines = (await asked.communicate())[0].decode().splitlines()
+    faked = dict(line.split("=", 1) for line in lines if line.startswith(("LD_PRELOAD=", "FAKETIME=")))
+    (tmp_path / "lakthan.toml").write_text(
+        f"""
+        [publisher]
+        admin_port = 0
+        database.url = "{presigned.config.database.url}"
+        [[publisher.responders]]
+        authority = "{AUTHORITY}"
+        certificate = "publisher.pem"
+        key = "file:publisher.key"
+        """
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lakthan_ocsp.publisher", "--config", str(tmp_path / "lakthan.toml")),
+        stderr=subprocess.PIPE,
+        env={**os.environ, **faked, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"},
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            said = b""
+            while b'"publishing"' not in said:
+                line = await process.stderr.readline()
+                assert line, "it did not start"
+                said += line
+        assert b"the clocks of this machine and of the database differ: nothing is signed" in said
+        await presigned.responder.writer.revoke(presigned.authority_id, certificate.serial_number, actor="test")
+        before = await presigned.rows()
+        async with running(publish, Config(publisher=presigned.config)):
+            await presigned.until(certificate, "revoked")
+        assert process.returncode is None
+        changed = [row for row in await presigned.rows() if row not in before]
+        assert all(row["this_update"] <= datetime.now(UTC) for row in changed)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_a_key_that_fails(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

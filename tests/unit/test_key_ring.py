@@ -228,14 +228,41 @@ async def test_what_is_missing_signs_on(house: House) -> None:
 
 
 async def test_nothing_to_begin_with(house: House) -> None:
-    """A list without a key that may sign is no reason to start."""
+    """A list without a key that may sign is no reason to start, unless its keys were retired."""
     with pytest.raises(ConfigError, match="cannot be read"):
         async with house.ring():
             raise AssertionError("it started without a list")
-    house.write(msgspec.structs.replace(house.key("old"), retired=datetime.now(UTC)))
+    house.write()
     with pytest.raises(ConfigError, match="has no key that may sign: install one"):
         async with house.ring():
             raise AssertionError("it started without a key")
+    retired, away = msgspec.structs.replace(house.key("old"), retired=datetime.now(UTC)), house.key("away")
+    house.write(retired, away)
+    house.away = {"away"}
+    with pytest.raises(ConfigError, match="away is away"):
+        async with house.ring():
+            raise AssertionError("it started without a key that ought to be there")
+
+
+async def test_a_start_with_retired_keys_only(house: House) -> None:
+    """It signs nothing and says so, for as long as that is so, until another key is installed; as it is where the last
+    key is retired while the process runs.
+    """
+    retired, new = msgspec.structs.replace(house.key("old"), retired=datetime.now(UTC)), house.key("new")
+    house.write(retired)
+    async with house.ring() as ring:
+        assert not ring.held
+        assert not ring.signing(datetime.now(UTC))
+        assert "is retired: nothing can be signed; install one" in ring.problem
+        house.write(retired, new)
+        await until(lambda: held(ring) == [new.sha256])
+        await until(lambda: house.told)
+        assert ring.problem == ""
+        house.write(retired, msgspec.structs.replace(new, retired=datetime.now(UTC)))
+        await until(lambda: not ring.held)
+        read_last = ring._again_at
+        await until(lambda: ring._again_at != read_last)
+        assert "is retired: nothing can be signed; install one" in ring.problem
 
 
 @pytest.fixture

@@ -201,11 +201,11 @@ async def _check_tsa(config: TSAConfig, approval: ApprovalConfig | None, finding
             application_name="lakthan-check",
         )
         await pool.close()
-    units: dict[str, Unit] = {}
+    units: dict[str, list[Unit]] = {}
     for name, unit in config.units.items():
         async with findings.about(f"tsa: unit {name}"):
             ring = await open_keys_of_unit(name, unit, approval, late=False)
-            units[name] = ring.held[0].made
+            units[name] = [key.made for key in ring.held]
             findings.opened += [
                 Opened(f"tsa: unit {name}", key.view, key.made.identity.intermediates, key.ends) for key in ring.held
             ]

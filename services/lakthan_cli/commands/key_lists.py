@@ -1,7 +1,7 @@
 """`lakthan keys install`, `retire`, `propose` and `approve`: keys come and go while the service runs.
 
-A LIST is the file that the configuration names as the `keys` of a responder or a unit. Without approval one command
-does it. With approval: propose the act, have it approved, do it with the signatures.
+A LIST is the file that the configuration names as the `keys` of a responder, of the publisher or of a unit. Without
+approval one command does it. With approval: propose the act, have it approved, do it with the signatures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from lakthan.certificates import CertificateView, read_certificates
-from lakthan.config import load
+from lakthan.config import PresignConfig, load
 from lakthan.errors import ConfigError
 from lakthan.keys import key_list, open_signer
 from lakthan.keys.approval import Act, Approver
@@ -29,6 +29,7 @@ from lakthan_cli.keys.argument import KeyArgument
 
 if TYPE_CHECKING:
     from lakthan.config import Config, KeyURI
+    from lakthan.store.records import AuthorityRecord
     from lakthan_cli.keys.lists import Change, Target
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -250,11 +251,16 @@ async def issuers_of(config: Config, whose: Target, ca: Path | None) -> list[Cer
     """The certificates of a responder's authority: of that file, else of the database. None for a unit, which needs
     none.
     """
-    if isinstance(whose.of, tuple) or config.ocsp is None:
+    if isinstance(whose.of, tuple):
         return []
     if ca is not None:
         return read_certificates(ca)
-    for authority in await read_authorities(config.ocsp.database):
+    authorities: list[AuthorityRecord] = []
+    if isinstance(whose.of, PresignConfig) and config.publisher is not None:
+        authorities = await read_authorities(config.publisher.database, role="lakthan_presigner")
+    elif config.ocsp is not None:
+        authorities = await read_authorities(config.ocsp.database)
+    for authority in authorities:
         if authority.name == whose.of.authority:
             return [CertificateView.from_der(encoded) for encoded in authority.certificates]
     raise ConfigError(

@@ -173,6 +173,9 @@ def _named(config: Config) -> Iterator[_Named]:
     of: list[tuple[str, ResponderConfig | UnitConfig]] = [
         (f"OCSP of {each.authority}", each) for each in (config.ocsp.responders if config.ocsp else ())
     ]
+    of += [
+        (f"publisher of {each.authority}", each) for each in (config.publisher.responders if config.publisher else ())
+    ]
     units = [(f"time-stamping unit {name}", unit) for name, unit in (config.tsa.units.items() if config.tsa else ())]
     for what, settings in (*of, *units):
         if settings.keys is not None:

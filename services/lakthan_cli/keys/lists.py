@@ -78,7 +78,11 @@ def target_of(config: Config, path: Path) -> Target:
     """Whose the list at `path` is. Raises `ConfigError` when the configuration does not name it."""
     approvers = None if config.approval is None else Approvers(config.approval)
     named = path.resolve()
-    for responder in config.ocsp.responders if config.ocsp else ():
+    responders = [
+        *(config.ocsp.responders if config.ocsp else ()),
+        *(config.publisher.responders if config.publisher else ()),
+    ]
+    for responder in responders:
         if responder.keys is not None and responder.keys.resolve() == named:
             return Target(target(ocsp.ROLE, responder.authority), path, responder, approvers)
     for name, unit in config.tsa.units.items() if config.tsa else ():

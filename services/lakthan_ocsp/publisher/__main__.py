@@ -25,10 +25,12 @@ from lakthan.web.front import open_admin
 from lakthan.web.process import command, run_alongside
 from lakthan.web.waiting import wait_until_fine
 from lakthan_ocsp.opening import open_keys
+from lakthan_ocsp.publisher.compared_clock import ComparedClock
 from lakthan_ocsp.publisher.metrics import PublisherMetrics
-from lakthan_ocsp.publisher.presigner import Presigner, hashes_of
-from lakthan_ocsp.publisher.schedule import Clock, Pace
+from lakthan_ocsp.publisher.presigner import ClockDoubted, Presigner, hashes_of
+from lakthan_ocsp.publisher.schedule import Pace
 from lakthan_ocsp.responders import Responders
+from lakthan_ocsp.wall_clock import check_tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from lakthan.store.records import AuthorityRecord
     from lakthan.web.process import UntilAsked
     from lakthan_ocsp.directory import Responder
+    from lakthan_ocsp.publisher.schedule import Clock
 
     Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -74,7 +77,11 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             host=settings.admin_host,
             port=settings.admin_port,
         )
-        clock = Clock()
+        clock = ComparedClock(pool, settings.clock_tolerance)
+        await clock.compare()
+        run_alongside(stack, clock.watch())
+        metrics.clock_ahead.set_function(lambda: clock.wall.ahead)
+        metrics.clock_believed.set_function(clock.wall.steady)
         paces: dict[str, Pace] = {}
         authorities = []
         for each in settings.responders:
@@ -89,10 +96,10 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
             presigner = Presigner(each, partial(_speaking, speakers), pace, metrics, clock)
             metrics.allowed_per_second.labels(each.authority).set(each.signatures_per_second or 0)
             metrics.short.labels(each.authority).set(0)
-            authority = _Authority(each, presigner, pool=pool, connect_one=connect_one, metrics=metrics)
+            authority = _Authority(each, presigner, clock, pool=pool, connect_one=connect_one, metrics=metrics)
             run_alongside(stack, ring.watch(authority.keys_changed))
             run_alongside(stack, authority.run())
-            run_alongside(stack, authority.count(clock))
+            run_alongside(stack, authority.count())
             authorities.append(authority)
         run_alongside(stack, _beat(connect_one, metrics))
         admin = await open_admin(
@@ -107,6 +114,7 @@ async def serve(config: Config, until_asked: UntilAsked) -> None:
 
 def check(settings: PublisherConfig) -> None:
     """Raises `ConfigError` for settings that contradict themselves."""
+    check_tolerance(settings.clock_tolerance)
     names = [each.authority for each in settings.responders]
     for each in settings.responders:
         hashes_of(each)
@@ -127,6 +135,7 @@ class _Authority:
         self,
         config: PresignConfig,
         presigner: Presigner,
+        clock: Clock,
         *,
         pool: asyncpg.Pool,
         connect_one: Connect,
@@ -134,6 +143,7 @@ class _Authority:
     ) -> None:
         self.config = config
         self._presigner = presigner
+        self._clock = clock
         self._pool = pool
         self._connect = connect_one
         self._metrics = metrics
@@ -141,8 +151,8 @@ class _Authority:
         self._leads = False
 
     def problem(self) -> str:
-        """For /readyz. To stand by is no problem."""
-        return self._away or (self._presigner.problem if self._leads else "")
+        """For /readyz. To stand by is no problem, but to be unfit for it is one."""
+        return self._clock.problem() or self._away or (self._presigner.problem if self._leads else "")
 
     async def keys_changed(self) -> None:
         """See `KeyRing.watch`."""
@@ -153,6 +163,9 @@ class _Authority:
         name = self.config.authority
         self._stand_by()
         while True:
+            if self._clock.problem():  # whoever has a better one should lead
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
             try:
                 authority_id = await self._id()
                 async with leading(self._connect, authority_id, self._stand_by) as connection:
@@ -165,7 +178,7 @@ class _Authority:
                     with unavailable_as_such():
                         await connection.add_listener(STATUS_CHANNEL, self._presigner.wake)
                     await self._presigner.run(connection, authority_id)
-            except (StoreUnavailable, ConfigError) as error:
+            except (StoreUnavailable, ConfigError, ClockDoubted) as error:
                 self._stand_by()
                 self._away = str(error)
                 log.warning("this process does not sign ahead for now", authority=name, problem=str(error))
@@ -175,12 +188,12 @@ class _Authority:
                 log.exception("signing ahead failed and will be tried again", authority=name)
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def count(self, clock: Clock) -> None:
+    async def count(self) -> None:
         """Show what is due, also while another process signs, until cancelled."""
         name = self.config.authority
         while True:
             try:
-                backlog = await Presigned(self._pool).backlog(await self._id(), clock.now())
+                backlog = await Presigned(self._pool).backlog(await self._id(), self._clock.now())
             except (StoreUnavailable, ConfigError) as error:
                 log.warning("it is not known which answers are due", authority=name, problem=str(error))
             else:

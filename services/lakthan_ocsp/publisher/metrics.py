@@ -69,6 +69,16 @@ class PublisherMetrics:
         self.responder_not_after = gauge(
             "responder_not_after_timestamp_seconds", "When the certificate of the authority's responder runs out."
         )
+        self.clock_ahead = Gauge(
+            "lakthan_publisher_clock_ahead_seconds",
+            "How far this machine's clock is ahead of the database's, at the last comparison.",
+            registry=self.registry,
+        )
+        self.clock_believed = Gauge(
+            "lakthan_publisher_clock_believed",
+            "1 while this machine's clock may be signed by; at 0 nothing is signed here.",
+            registry=self.registry,
+        )
         self.heartbeat = Gauge(
             "lakthan_publisher_heartbeat_timestamp_seconds",
             "The last heartbeat that this process wrote, by the database's clock.",

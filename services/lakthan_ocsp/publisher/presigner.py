@@ -1,9 +1,9 @@
 """The loop of one authority: look what is wanted, sign it, put it on record.
 
 Promises: what comes on record was signed by a key that may speak for the authority, at an instant and for a span that
-its profile allows, about the status that is on record; a signature that a device made has been verified first. A key
-that is busy or fails is left alone for a while, what it did not sign is kept, and nothing takes its place. A change of
-a status interrupts whatever else is being signed.
+its profile allows, about the status that is on record; a signature that a device made has been verified first. The
+instant is that of a clock that nothing spoke against. A key that is busy or fails is left alone for a while, what it
+did not sign is kept, and nothing takes its place. A change of a status interrupts whatever else is being signed.
 
 Refuses to know: who reads the answers. It is the only one at work for its authority (`lakthan.store.leadership`).
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 
-from lakthan.errors import ConfigError, SignerBusy, SignerUnusable
+from lakthan.errors import ConfigError, LakthanError, SignerBusy, SignerUnusable
 from lakthan.keys import sign_at_once
 from lakthan.keys.verification import verify
 from lakthan.store.changes import ChangeRefused
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE = 200
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+
+
+class ClockDoubted(LakthanError):
+    """Nothing may be signed by this machine's clock: another publisher may have a better one."""
 
 
 def hashes_of(config: PresignConfig) -> tuple[HashAlgorithm, ...]:
@@ -106,12 +110,17 @@ class Presigner:
         self._wake.set()
 
     async def run(self, connection: asyncpg.Connection, authority_id: int) -> None:
-        """Sign ahead for as long as the connection lasts. Raises `StoreUnavailable`."""
+        """Sign ahead for as long as the connection lasts. Raises `StoreUnavailable`, and `ClockDoubted` as soon as the
+        clock has a problem: what is to be signed, and when, was reckoned by it.
+        """
         store, authorities = Presigned(connection), AuthorityReader(connection)
         work = await self._begin(store, authorities, authority_id)
         looked_at = None
         while True:
             now = self._clock.now()
+            if problem := self._clock.problem():
+                self._say(problem)
+                raise ClockDoubted(problem)
             if looked_at is None or self._wake.is_set() or now >= looked_at + self._look_every:
                 self._wake.clear()
                 looked_at = now
@@ -132,6 +141,7 @@ class Presigner:
 
     async def _begin(self, store: Presigned, authorities: AuthorityReader, authority_id: int) -> Work:
         while True:
+            self._wake.clear()
             work = Work(store, authority_id, self._hashes, reserve=timedelta(0), look_every=self._look_every)
             await self._load(authorities, authority_id, work)
             if self._voice is not None:
@@ -174,7 +184,7 @@ class Presigner:
         trouble: Exception | None = None
         for number, each in enumerate(wanted):
             now = self._clock.now()
-            if cause != "changed" and self._wake.is_set():
+            if self._clock.problem() or (cause != "changed" and self._wake.is_set()):
                 work.again(cause, wanted[number:], since)
                 break
             try:

@@ -32,6 +32,10 @@ class Clock:
         """The present instant."""
         return datetime.now(UTC)
 
+    def problem(self) -> str:
+        """Why nothing may be dated by it now; '' when nothing speaks against it."""
+        return ""
+
     async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> None:
         """Wait so long, or until `wake` is set."""
         if wake is None:

@@ -9,6 +9,9 @@ Promises:
 - What is wrong with a list, or with one of its keys, never takes a working key away: the ring keeps what it has, says
   so in the log and in `problem`, and looks again. A key leaves by being retired and in no other way; one that is merely
   missing from the list signs on until the process ends.
+- A process starts with a list of retired keys only, as it goes on when the last one is retired: nobody signs there, the
+  log and `problem` say so, and the next key that is installed does. It does not start with a list from which no key
+  comes for another reason: that is a mistake, and a rollout that goes on over it would spread it.
 - From the instant at which a key is retired it signs nothing. It leaves a moment earlier (`_EARLY`), so that what it
   has begun is finished by then, and is closed when nobody can wait for it any more.
 - Every process follows its list by itself; nobody has to tell it.
@@ -112,6 +115,7 @@ class KeyRing(Generic[Made]):
     held: list[HeldKey[Made]] = field(default_factory=list)
     problem: str = ""
     _retired: RetiredKeys = field(init=False)
+    _all_retired: bool = False
     _stamp: tuple[int, int, int] | None = None
     _again_at: float = 0.0
     _late: bool = False
@@ -136,14 +140,14 @@ class KeyRing(Generic[Made]):
         self.held = [HeldKey(key_list.digest_of(view), view, made, view.not_before, _ALWAYS, view.not_after)]
 
     async def load(self, now: datetime, *, late: bool = False) -> None:
-        """Read the list for the first time. Raises `ConfigError` when it holds no key that can be used. `late`: see
-        `Found`.
+        """Read the list for the first time. Raises `ConfigError` when it holds no key that can be used, unless all of
+        them are retired. `late`: see `Found`.
         """
         self._late = late
         await self._read(now)
         self._late = False
-        if not self.held:
-            raise ConfigError(f"{self.target}: {self.problem or f'{self.path} has no key that may sign: install one'}")
+        if not self.held and not self._all_retired:
+            raise ConfigError(f"{self.target}: {self.problem}")
         self._told = self.signing(now)
 
     def signing(self, now: datetime) -> list[HeldKey[Made]]:
@@ -223,8 +227,9 @@ class KeyRing(Generic[Made]):
                 key.retired = retired
                 if self.approvers is None:
                     key.installed, key.begins = entry.installed, max(key.view.not_before, entry.installed)
-        for entry, retired in unknown:
-            if retired is None or now < retired - _EARLY:
+        gone = [retired is not None and now >= retired - _EARLY for _, retired in unknown]
+        for (entry, retired), is_gone in zip(unknown, gone, strict=True):
+            if not is_gone:
                 try:
                     await self._open(entry, retired)
                 except (LakthanError, ValueError) as error:  # ValueError: a certificate that cryptography cannot read
@@ -238,6 +243,11 @@ class KeyRing(Generic[Made]):
         # A key that was retired meanwhile has left `held`, and stays away.
         self.held, self._fresh = self.held + self._fresh, []
         self.held.sort(key=lambda key: (key.begins, key.installed, key.view.not_before), reverse=True)
+        self._all_retired = bool(entries) and not held and all(gone)
+        if self._all_retired:
+            problems.append(self._nobody())
+        elif not self.held and not problems:
+            problems.append(f"{self.path} has no key that may sign: install one")
         self._say(problems)
         log.info("key list read", target=self.target, keys=_names(self.held))
 
@@ -270,10 +280,13 @@ class KeyRing(Generic[Made]):
         """Those that were retired leave. One whose certificate has ended may stay: who asks is told why."""
         for key in [key for key in self.held if key.retired is not None and now >= key.stops]:
             if len(self.held) == 1:
-                self._say([f"the last key, {key.view.name}, is retired: nothing can be signed; install one"])
+                self._say([self._nobody()])
             self.held.remove(key)
             self._leaving.append(_Leaving(partial(self.close, key.made), monotonic() + _LET_GO_SECONDS))
             log.info("a key is retired", target=self.target, certificate=_names([key]))
+
+    def _nobody(self) -> str:
+        return f"every key of {self.path} is retired: nothing can be signed; install one"
 
     async def _let_go(self) -> None:
         for leaving in [each for each in self._leaving if monotonic() >= each.close_at]:
