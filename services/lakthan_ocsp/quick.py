@@ -14,6 +14,7 @@ from functools import partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, NamedTuple
 
+from lakthan.keys.line import asker
 from lakthan.web.response_heads import date_and_server, response_head
 from lakthan.web.wire import LATER, Connection, Head, is_plain_target
 from lakthan_ocsp import get_request
@@ -206,6 +207,7 @@ class Short:
         elif error is not None:
             response = _octets(self._words.refuse(asked.method, error))
         else:
+            asker.set(asked.connection.source)  # the look-up was for many
             self._begin(asked)
             return
         self._took(perf_counter() - asked.started, method=asked.method)

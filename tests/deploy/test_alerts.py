@@ -52,6 +52,11 @@ def _grows(series: str) -> Case:
     return Case({series: "0+1x60"}, {series: "5x60"})
 
 
+def _each_minute(series: str, firing: int, silent: int) -> Case:
+    """A counter that grows by so much a minute."""
+    return Case({series: f"0+{firing}x60"}, {series: f"0+{silent}x60"})
+
+
 def _quantile(series: str, slow: str, quick: str) -> Case:
     """A hundred requests a minute, of which ten are slow, or none is."""
     return Case(
@@ -97,6 +102,9 @@ CASES = {
     "OCSPEdgeCut": _gauge("lakthan_ocsp_copy_age_seconds", 300, 1),
     "OCSPDatabaseWentBack": _gauge("lakthan_ocsp_contradicted_certificates", 2, 0),
     "OCSPEdgeRefuses": _gauge('lakthan_ocsp_copy_state{state="refusing"}', 1, 0),
+    "OCSPNoRoom": _each_minute("lakthan_ocsp_wire_turned_away_total", 60, 3),
+    "OCSPMakesRoom": _each_minute("lakthan_ocsp_wire_made_room_total", 600, 30),
+    "OCSPSourcesLimited": _each_minute("lakthan_ocsp_wire_limited_total", 600, 30),
     "TSABudgetBurnsFast": _budget(_TSA, "granted", "systemFailure", "65m", 200),
     "TSABudgetBurns": _budget(_TSA, "granted", "timeNotAvailable", "390m", 80),
     "TSASlow": _quantile("lakthan_tsa_request_seconds_bucket", "1.0", "0.005"),
@@ -106,6 +114,9 @@ CASES = {
     "TSASelfCheckFailed": _grows("lakthan_tsa_self_check_failures_total"),
     "TSAUnitFrozen": _gauge('lakthan_tsa_unit_frozen{unit="2026"}', 1, 0),
     "TSAKeyEnds": _gauge('lakthan_tsa_key_not_after_timestamp_seconds{unit="2026"}', 10 * _DAY, 90 * _DAY),
+    "TSANoRoom": _each_minute("lakthan_tsa_wire_turned_away_total", 60, 3),
+    "TSAMakesRoom": _each_minute("lakthan_tsa_wire_made_room_total", 600, 30),
+    "TSASourcesLimited": _each_minute("lakthan_tsa_wire_limited_total", 600, 30),
     # Two processes of which one leads; then none, or the other one.
     "PublisherWithoutLeader": Case(
         {_LEADER.format(1): "1x20 0x100", _LEADER.format(2): "0x120"},

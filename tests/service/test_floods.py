@@ -145,6 +145,23 @@ async def test_a_source_with_fewer_connections_does_not_make_room_for_one_with_m
             writer.close()
 
 
+async def test_the_last_places_are_for_others() -> None:
+    """When answers are due on all connections of a source that has most, others still come in."""
+    async with echoing(connections=64) as (front, quick):
+        busy = [await client(front.port, "127.0.0.2", LATER) for _ in range(62)]
+        async with asyncio.timeout(10):
+            while len(quick.waiting) < 62:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        reader, writer = await client(front.port, "127.0.0.2", GET)
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        busy += [await asked(front.port, address) for address in ("127.0.0.3", "127.0.0.4")]
+        assert (wire_of(front).made_room, wire_of(front).turned_away) == (0, 1)
+        quick.reply_to_all()
+        for _, writer in busy:
+            writer.close()
+
+
 async def test_unfinished_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many hold a piece of a request, what is held stays within a bound; those that hold most go."""
     monkeypatch.setattr(wire_module, "_MOST_HELD_BY_ALL", 64_000)

@@ -1,109 +1,173 @@
-"""Honest clients, each at an address of its own, who ask at an ordinary pace and look at every answer."""
+"""Honest clients, each at an address of its own, who ask at an ordinary pace, and two witnesses at the flood's address.
+
+Every answer is kept with its time and looked at when the flood is over.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time
 
-from support.floods_house import House, Question
+from support.floods_answers import Answer, Question, content_length, problem, refusal
+from support.floods_callers import FROM
+from support.floods_got import Times
+from support.floods_house import LIVE, REMEMBERED, SLOW_KEY, House
 
 CLIENTS = 12
+WITNESSES = 2
 _ASK_EVERY_SECONDS = 0.05
 # A client that gives up has got nothing.
 _PATIENCE_SECONDS = 10.0
 # So many of them make a new connection for every question.
 _NEW_EVERY_TIME = 3
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @dataclass
 class Seen:
-    """What the crowd got: how long answers took, in seconds, and what went wrong, by what it was."""
+    """What came, as it came, and what did not come, by what it was."""
 
-    seconds: list[float] = field(default_factory=list)
-    refused: collections.Counter[str] = field(default_factory=collections.Counter)
+    answers: list[Answer] = field(default_factory=list)
+    failed: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    def after(self, seconds: float) -> Seen:
+        """The same without what was asked in the first seconds."""
+        if not self.answers:
+            return self
+        begun = min(each.asked for each in self.answers)
+        return Seen([each for each in self.answers if each.asked >= begun + seconds], self.failed)
+
+    def judged(self, service: str) -> Judged:
+        """Look at every answer."""
+        judged = Judged(wrong=collections.Counter(self.failed))
+        for answer in self.answers:
+            word = refusal(service, answer.head, answer.body)
+            if word:
+                judged.refused[word].seconds.append(answer.seconds)
+            elif wrong := problem(service, answer):
+                judged.wrong[wrong] += 1
+            else:
+                judged.answered[answer.question.kind].seconds.append(answer.seconds)
+        return judged
+
+
+@dataclass
+class Judged:
+    """How long right answers took, by what they cost, and refusals, by their word; how many were wrong, or nothing."""
+
+    answered: dict[str, Times] = field(default_factory=lambda: {each: Times() for each in (REMEMBERED, LIVE, SLOW_KEY)})
+    refused: dict[str, Times] = field(default_factory=lambda: collections.defaultdict(Times))
     wrong: collections.Counter[str] = field(default_factory=collections.Counter)
 
     @property
-    def p99_milliseconds(self) -> float:
-        """Of the answers."""
-        ordered = sorted(self.seconds)
-        return ordered[int(len(ordered) * 0.99)] * 1000 if ordered else float("nan")
+    def right(self) -> int:
+        """How many answers were."""
+        return sum(len(each.seconds) for each in self.answered.values())
+
+    @property
+    def refusals(self) -> int:
+        """Of all words."""
+        return sum(len(each.seconds) for each in self.refused.values())
 
 
 class Crowd:
-    """`seen`: what they get now; give them another to count anew."""
+    """They ask `service` of the house. `seen`, `witnessed`: what they get now; give them others to count anew. The
+    witnesses ask only while there is a flood (`witnessed` is not None), the dearest that the flood asks for.
+    """
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, service: str, *, slow_key: bool) -> None:
         self._house = house
+        self._service = service
+        self._slow_key = slow_key
+        self._going = True
         self.seen = Seen()
+        self.witnessed: Seen | None = None
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[Crowd]:
-        """They ask until the end of the block."""
+    async def at_work(self) -> AsyncIterator[None]:
+        """They ask until the end of the block, and then wait for the last answers."""
         asking = [asyncio.create_task(self._ask_on(number)) for number in range(CLIENTS)]
+        asking += [asyncio.create_task(self._witness(number)) for number in range(WITNESSES)]
         try:
-            yield self
+            yield
         finally:
-            for each in asking:
-                each.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            self._going = False
+            await asyncio.gather(*asking)
 
     async def _ask_on(self, number: int) -> None:
-        address, keeps = f"127.0.1.{number + 1}", number >= _NEW_EVERY_TIME
-        kept: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+        client = _Client(self._house.services[self._service].port, f"127.0.1.{number + 1}")
         await asyncio.sleep(_ASK_EVERY_SECONDS * number / CLIENTS)
-        for service, question in self._house.questions():
-            began = perf_counter()
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    head, body = await self._ask(service, question, address, kept, again=service in kept)
-            except (OSError, EOFError, TimeoutError) as error:
-                self.seen.wrong[f"{service}: {type(error).__name__}"] += 1
-                _close(kept, service)
-            else:
-                took = perf_counter() - began
-                problem = self._house.problem(service, question, head, body)
-                if not problem:
-                    self.seen.seconds.append(took)
-                elif problem.startswith("refused"):
-                    self.seen.refused[f"{service}: {problem.removeprefix('refused ')}"] += 1
-                else:
-                    self.seen.wrong[f"{service}: {problem}"] += 1
-                if not keeps or b"connection: close" in head.lower():
-                    _close(kept, service)
-            await asyncio.sleep(max(0.0, began + _ASK_EVERY_SECONDS - perf_counter()))
+        questions = self._house.questions(self._service)
+        for _ in range(number):
+            next(questions)
+        await self._go_on(client, lambda: next(questions), lambda: self.seen, keeps=number >= _NEW_EVERY_TIME)
 
-    async def _ask(
-        self,
-        service: str,
-        question: Question,
-        address: str,
-        kept: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-        *,
-        again: bool,
-    ) -> tuple[bytes, bytes]:
-        """On the connection that there is, or a new one; a kept one that has ended is replaced, as clients do."""
-        if service not in kept:
-            port = (self._house.ocsp if service == "ocsp" else self._house.tsa).port
-            kept[service] = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
-        reader, writer = kept[service]
+    async def _witness(self, number: int) -> None:
+        client = _Client(self._house.services[self._service].port, FROM)
+        await asyncio.sleep(_ASK_EVERY_SECONDS * number / WITNESSES)
+        questions = self._house.questions(self._service)
+        wanted = SLOW_KEY if self._slow_key else LIVE
+        await self._go_on(
+            client, lambda: next(each for each in questions if each.kind == wanted), lambda: self.witnessed, keeps=False
+        )
+
+    async def _go_on(
+        self, client: _Client, question: Callable[[], Question], seen: Callable[[], Seen | None], *, keeps: bool
+    ) -> None:
+        while self._going:
+            began = perf_counter()
+            # An answer belongs to the time in which it was asked for.
+            now_seen = seen()
+            if now_seen is not None:
+                try:
+                    answer = await client.ask(question())
+                except (OSError, EOFError, TimeoutError) as error:
+                    now_seen.failed[type(error).__name__] += 1
+                    client.close()
+                else:
+                    now_seen.answers.append(answer)
+                    if not keeps or b"connection: close" in answer.head.lower():
+                        client.close()
+            await asyncio.sleep(max(0.0, began + _ASK_EVERY_SECONDS - perf_counter()))
+        client.close()
+
+
+class _Client:
+    def __init__(self, port: int, address: str) -> None:
+        self._port = port
+        self._address = address
+        self._kept: Streams | None = None
+
+    async def ask(self, question: Question) -> Answer:
+        """On the connection that there is, or a new one. Raises `OSError`, `EOFError`, `TimeoutError`."""
+        asked, began = time(), perf_counter()
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            head, body = await self._exchange(question.octets, again=self._kept is not None)
+        return Answer(question, head, body, asked, time(), perf_counter() - began)
+
+    def close(self) -> None:
+        """The next question makes a new connection."""
+        if self._kept is not None:
+            with suppress(OSError):
+                self._kept[1].close()
+            self._kept = None
+
+    async def _exchange(self, octets: bytes, *, again: bool) -> tuple[bytes, bytes]:
+        """A kept connection that has ended is replaced, as clients do."""
+        if self._kept is None:
+            self._kept = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._address, 0))
+        reader, writer = self._kept
         try:
-            writer.write(question.octets)
+            writer.write(octets)
             head = await reader.readuntil(b"\r\n\r\n")
         except (ConnectionError, EOFError):
-            _close(kept, service)
+            self.close()
             if not again:
                 raise
-            return await self._ask(service, question, address, kept, again=False)
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        return head, await reader.readexactly(length)
-
-
-def _close(kept: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]], service: str) -> None:
-    if service in kept:
-        with suppress(OSError):
-            kept.pop(service)[1].close()
+            return await self._exchange(octets, again=False)
+        return head, await reader.readexactly(content_length(head))

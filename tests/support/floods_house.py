@@ -1,23 +1,17 @@
-"""What is flooded: an OCSP responder with two authorities and a time-stamp authority, real processes on a real
+"""What is flooded: two OCSP responders with two authorities and a time-stamp authority, real processes on a real
 PostgreSQL, and what their clients ask.
+
+The services have a processor to themselves; PostgreSQL, the flood and the honest clients share the others.
 """
 
 from __future__ import annotations
 
 import collections
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from asn1crypto import cms, tsp
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import ocsp
-
-from lakthan import der
 from lakthan.store.authorities import AuthorityAdmin
 from lakthan.store.changes import ChangeWriter
 from lakthan.store.embedded import EmbeddedPostgres
@@ -25,28 +19,23 @@ from lakthan.store.migrate import migrate
 from lakthan.store.pool import open_pool
 from lakthan.store.records import Change, ChangeRequest
 from support import tsa
+from support.floods_answers import Question, post
 from support.pki import Issued, issue, new_ca, new_responder
 from support.responder import request_for
 from support.service_process import ServiceProcess
 
 QUIET, NOISY = "quiet", "noisy"
+# What honest clients ask, by what it costs: nothing, a signature, or one by a key that is slow (RSA-4096).
+REMEMBERED, LIVE, SLOW_KEY = "remembered", "live", "slow key"
+SLOW_PATH = b"/tsa/slow"
 CERTIFICATES = 300
-TRY_LATER = bytes.fromhex("30030a0103")
+# The wide responder's, so that ten thousand who are idle find room; the others have the default, 4096.
+WIDE_ROOM = 12_000
 _LOGINS = {"ocsp": "lakthan_responder", "tsa": "lakthan_tsa"}
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is sent, and what its answer is held against. `nonce`: of the token or the answer; None: none."""
-
-    octets: bytes
-    serial_number: int = 0
-    nonce: bytes | None = None
-    imprint: bytes = b""
-
-
 class House:
-    """Start it with `open`, end it with `close`."""
+    """Start it with `open`, end it with `close`. `services`: by the name that floods call them by."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,17 +45,25 @@ class House:
             QUIET: new_responder(self.authorities[QUIET]),
             NOISY: new_responder(self.authorities[NOISY], kind="RSA-4096"),
         }
-        self._unit = tsa.new_unit()
+        self._units = {"quick": tsa.new_unit(), "slow": tsa.new_unit("RSA-4096")}
         self.certificates: dict[str, list[Issued]] = {
             name: [issue(f"{name} {number}", ca) for number in range(CERTIFICATES if name == QUIET else 10)]
             for name, ca in self.authorities.items()
         }
-        config = folder / "lakthan.toml"
-        self.ocsp = ServiceProcess("lakthan_ocsp", config, folder / "ocsp.log")
-        self.tsa = ServiceProcess("lakthan_tsa", config, folder / "tsa.log")
+        self.services = {
+            name: ServiceProcess(module, folder / config, folder / f"{name}.log")
+            for name, module, config in (
+                ("ocsp", "lakthan_ocsp", "lakthan.toml"),
+                ("wide", "lakthan_ocsp", "wide.toml"),
+                ("tsa", "lakthan_tsa", "lakthan.toml"),
+            )
+        }
 
     async def open(self) -> None:
         """Database, certificates, services."""
+        processors = sorted(os.sched_getaffinity(0))
+        if len(processors) > 1:
+            os.sched_setaffinity(0, processors[1:])  # PostgreSQL and the flood inherit it
         self._postgres.start()
         await migrate(self._postgres.url())
         await self._postgres.ensure_logins(_LOGINS)
@@ -82,39 +79,48 @@ class House:
         finally:
             await pool.close()
         self._write()
-        for service in (self.ocsp, self.tsa):
+        for service in self.services.values():
             service.start()
-        for service in (self.ocsp, self.tsa):
+            os.sched_setaffinity(service.process_id, processors[:1])
+        for service in self.services.values():
             await service.until_serving()
 
     def close(self) -> list[str]:
         """Stop all of it. What the services logged as errors, and codes they did not end well with."""
         complaints = []
-        for service in (self.ocsp, self.tsa):
+        for name, service in self.services.items():
             if service.running:
                 said = collections.Counter(
                     str(each.get("event")) for each in service.events() if each["level"] == "error"
                 )
-                complaints += [f"{service.module} logged {times} times: {event}" for event, times in said.items()]
+                complaints += [f"{name} logged {times} times: {event}" for event, times in said.items()]
                 code = service.stop()
-                complaints += [f"{service.module} ended with {code}"] if code else []
+                complaints += [f"{name} ended with {code}"] if code else []
             else:
-                complaints.append(f"{service.module} ended by itself with {service.exit_code}")
+                complaints.append(f"{name} ended by itself with {service.exit_code}")
         self._postgres.stop()
         return complaints
 
     def _write(self) -> None:
         for name, responder in self._responders.items():
             responder.write(self._folder, name)
-        self._unit.write(self._folder)
+        for name, unit in self._units.items():
+            unit.write(self._folder / name)
         responders = "".join(
             f'[[ocsp.responders]]\nauthority = "{name}"\ncertificate = "{name}.pem"\nkey = "file:{name}.key"\n'
             for name in self._responders
         )
-        (self._folder / "lakthan.toml").write_text(
-            f"""[ocsp]
+        units = "".join(
+            f'[tsa.units.{name}]\ncertificate = "{name}/tsu.pem"\nkey = "file:{name}/tsu.key"\n'
+            f'chain = "{name}/chain.pem"\n'
+            for name in self._units
+        )
+        for config, room in (("lakthan.toml", ""), ("wide.toml", f"connections = {WIDE_ROOM}")):
+            (self._folder / config).write_text(
+                f"""[ocsp]
 port = 0
 admin_port = 0
+{room}
 database.url = "{self._postgres.url("ocsp")}"
 {responders}
 [tsa]
@@ -122,96 +128,44 @@ port = 0
 admin_port = 0
 clock.mode = "warn"
 database.url = "{self._postgres.url("tsa")}"
-[tsa.units.main]
-certificate = "tsu.pem"
-key = "file:tsu.key"
-chain = "chain.pem"
+{units}
 [tsa.profiles.default]
-units = ["main"]
+units = ["quick"]
+[tsa.profiles.slow]
+units = ["slow"]
 """
-        )
+            )
 
-    def memory(self, service: ServiceProcess) -> int:
+    def memory(self, service: str) -> int:
         """Resident octets of a service."""
-        process = service._process
-        assert process is not None
-        status = Path(f"/proc/{process.pid}/statm").read_text()
+        status = Path(f"/proc/{self.services[service].process_id}/statm").read_text()
         return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def questions(self) -> Iterator[tuple[str, Question]]:
-        """What honest clients ask, again and again: the service and the question."""
-        asked = self.certificates[QUIET]
+    def questions(self, service: str) -> Iterator[Question]:
+        """What honest clients ask a service, again and again: of eight one for a signature by the slow key."""
+        asked, slow = self.certificates[QUIET], self.certificates[NOISY]
         while True:
-            often, seldom = asked[0], secrets.choice(asked)
-            yield "ocsp", self.ocsp_question(often, QUIET)
-            yield "ocsp", self.ocsp_question(seldom, QUIET, nonce=secrets.token_bytes(32))
-            yield "ocsp", self.ocsp_question(seldom, QUIET)
-            yield "tsa", self.token_question()
+            for place in range(8):
+                if service == "tsa":
+                    yield self.token_question(slow=place == 7)
+                elif place == 7:
+                    yield self.ocsp_question(secrets.choice(slow), NOISY, nonce=secrets.token_bytes(32))
+                elif place % 2:
+                    yield self.ocsp_question(secrets.choice(asked), QUIET, nonce=secrets.token_bytes(32))
+                else:
+                    yield self.ocsp_question(asked[0] if place % 4 else secrets.choice(asked), QUIET)
 
     def ocsp_question(self, certificate: Issued, authority: str, nonce: bytes | None = None) -> Question:
         """A whole POST."""
         body = request_for(certificate, self.authorities[authority], nonce=nonce)
-        return Question(post(body), certificate.certificate.serial_number, nonce)
+        kind = SLOW_KEY if authority == NOISY else REMEMBERED if nonce is None else LIVE
+        signer = self._responders[authority].certificate
+        return Question(kind, post(body), signer, certificate.certificate.serial_number, nonce)
 
-    def token_question(self) -> Question:
+    def token_question(self, *, slow: bool = False) -> Question:
         """The same for a token."""
         imprint, nonce = secrets.token_bytes(32), secrets.randbits(63)
-        return Question(post(tsa.request_for(imprint, nonce=nonce)), imprint=imprint, nonce=nonce.to_bytes(8, "big"))
-
-    def problem(self, service: str, question: Question, head: bytes, body: bytes) -> str:
-        """What is wrong with an answer, '' when nothing is; `refused …` for a refusal in the protocol's words."""
-        word = refusal(service, head, body)
-        if word:
-            return f"refused {word}"
-        try:
-            return self._ocsp_problem(question, body) if service == "ocsp" else self._token_problem(question, body)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-            return f"{type(error).__name__}: {error}"
-
-    def _ocsp_problem(self, question: Question, body: bytes) -> str:
-        answer = ocsp.load_der_ocsp_response(body)
-        responder = self._responders[QUIET].certificate
-        key = responder.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        key.verify(answer.signature, answer.tbs_response_bytes, ec.ECDSA(hashes.SHA256()))
-        if answer.serial_number != question.serial_number:
-            return "another certificate"
-        if answer.certificate_status is not ocsp.OCSPCertStatus.GOOD:
-            return "another status"
-        if question.nonce is not None and question.nonce not in answer.tbs_response_bytes:
-            return "another nonce"
-        return ""
-
-    def _token_problem(self, question: Question, body: bytes) -> str:
-        signed: cms.SignedData = tsa.token_of(body)["content"]
-        info: tsp.TSTInfo = signed["encap_content_info"]["content"].parsed
-        if info["message_imprint"]["hashed_message"].native != question.imprint:
-            return "another imprint"
-        if info["nonce"].native != int.from_bytes(question.nonce or b"", "big"):
-            return "another nonce"
-        signer = signed["signer_infos"][0]
-        attributes = {each["type"].native: each["values"] for each in signer["signed_attrs"]}
-        digest = hashlib.new(signer["digest_algorithm"]["algorithm"].native)
-        digest.update(signed["encap_content_info"]["content"].contents)
-        if attributes["message_digest"][0].native != digest.digest():
-            return "another content was signed"
-        key = self._unit.leaf.certificate.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        octets = der.encode(0x31, signer["signed_attrs"].contents)
-        key.verify(signer["signature"].native, octets, ec.ECDSA(hashes.SHA256()))
-        return ""
-
-
-def post(body: bytes, fields: bytes = b"") -> bytes:
-    """A whole POST."""
-    return b"POST / HTTP/1.1\r\nHost: floods.example\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
-
-
-def refusal(service: str, head: bytes, body: bytes) -> str:
-    """The word for a refusal: `tryLater`, an HTTP status, or a TimeStampResp without token; '' for an answer."""
-    status = head[9:12].decode("ascii", "replace")
-    if status != "200":
-        return status
-    if service == "ocsp":
-        return "tryLater" if body == TRY_LATER else "" if len(body) > 20 else f"OCSP {body.hex()}"
-    return "" if body[4:9] == b"\x30\x03\x02\x01\x00" or len(body) > 300 else "systemFailure"
+        octets = post(tsa.request_for(imprint, nonce=nonce), path=SLOW_PATH if slow else b"/")
+        signer = self._units["slow" if slow else "quick"].leaf.certificate
+        kind = SLOW_KEY if slow else LIVE
+        return Question(kind, octets, signer, imprint=imprint, nonce=nonce.to_bytes(8, "big"))

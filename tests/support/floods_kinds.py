@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import collections
+import os
 import resource
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from time import perf_counter
 
 import uvloop
 
-from support.floods_house import post, refusal
+from support.floods_answers import content_length, post, refusal
+from support.floods_callers import Lines, connected
+from support.floods_got import Got
 
-_ADDRESS = "127.0.2.1"
 _CONNECT_AT_ONCE = 64
-_BY_THE_SERVER = "closed"
-
-
-@dataclass
-class Got:
-    """What a flood got: answers, refusals by their word, and the time of the quickest refusal in seconds."""
-
-    answered: int = 0
-    refused: collections.Counter[str] = field(default_factory=collections.Counter)
-    quickest: float = float("inf")
-    connections: int = 0
+_CAPACITY_SECONDS = 2.0
+_CAPACITY_CONNECTIONS = 64
+TIMES = 10
+# The service gives up a request that is not whole after 20 seconds; it looks once in a second.
+_LONGER_THAN_A_REQUEST_MAY_TAKE = 25.0
 
 
 @dataclass(frozen=True)
@@ -36,16 +31,17 @@ class Material:
     before: bytes = b""
     random: int = 0
     after: bytes = b""
+    path: bytes = b"/"
 
-    def octets(self) -> bytes:
-        """The next request's body."""
-        return self.before + secrets.token_bytes(self.random) + self.after
+    def octets(self, fields: bytes = b"") -> bytes:
+        """The next request."""
+        return post(self.before + secrets.token_bytes(self.random) + self.after, fields, self.path)
 
 
 @dataclass(frozen=True)
 class Flood:
-    """`way`: what one client does with its connection. `service`: which port. `gap`: seconds between two requests of
-    a connection.
+    """`way`: what one client does with its connection. `service`: which. `gap`: seconds between two requests of a
+    connection. `at_least`: seconds that it must last to show anything.
     """
 
     name: str
@@ -54,31 +50,77 @@ class Flood:
     connections: int
     way: str = "ask"
     gap: float = 0.0
+    at_least: float = 0.0
     # An address that asks much of a quiet house: nobody may refuse it anything.
     innocent: bool = False
 
+    @property
+    def protocol(self) -> str:
+        """What is spoken there."""
+        return "tsa" if self.service == "tsa" else "ocsp"
 
+
+_LONG = _LONGER_THAN_A_REQUEST_MAY_TAKE
 FLOODS = (
     Flood("a ministry behind one address", "ocsp", "seldom", 400, gap=0.5, innocent=True),
     Flood("nonces, as fast as it goes", "ocsp", "nonce", 1024),
+    Flood("ten times what a slow key can sign", "ocsp", "noisy", 0, way="offer"),
     Flood("random serial numbers", "ocsp", "serial", 1024),
     Flood("a connection for every question", "ocsp", "serial", 256, way="once"),
-    Flood("10,000 idle connections", "ocsp", "often", 10_000, way="idle"),
-    Flood("slow heads (slowloris)", "ocsp", "often", 6000, way="slow head"),
-    Flood("slow bodies", "ocsp", "often", 3000, way="slow body"),
+    Flood("10,000 idle connections, room for 4,096", "ocsp", "often", 10_000, way="idle"),
+    Flood("10,000 idle connections, room for 12,000", "wide", "often", 10_000, way="idle"),
+    Flood("slow heads (slowloris)", "ocsp", "often", 6000, way="slow head", at_least=_LONG),
+    Flood("slow bodies", "ocsp", "often", 3000, way="slow body", at_least=_LONG),
     Flood("large bodies announced", "ocsp", "often", 64, way="large"),
     Flood("large bodies in chunks", "ocsp", "often", 64, way="chunks"),
-    Flood("an authority with a slow key", "ocsp", "noisy", 1024),
     Flood("tokens, as fast as it goes", "tsa", "token", 1024),
-    Flood("10,000 idle connections at the TSA", "tsa", "token", 10_000, way="idle"),
+    Flood("ten times the tokens that a slow key can sign", "tsa", "slow token", 0, way="offer"),
+    Flood("10,000 idle connections at the TSA, room for 4,096", "tsa", "token", 10_000, way="idle"),
 )
+
+
+def step_back() -> None:
+    """For a process that may only have what the others leave of a processor: they are measured, it is not."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def be_busy(seconds: float) -> None:
+    """An ordinary program that wants a processor all the time and asks nobody anything."""
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        sum(range(1000))
 
 
 def play(flood: Flood, port: int, material: Material, seconds: float) -> Got:
     """For a process of its own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft < hard else (soft, hard))
-    return uvloop.run(_play(flood, port, material, seconds))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return uvloop.run(_play(flood, port, material, seconds)).plain()
+
+
+async def _play(flood: Flood, port: int, material: Material, seconds: float) -> Got:
+    got = Got()
+    began = perf_counter()
+    octets = material.octets
+    lines = Lines(flood.protocol, port, octets, got)
+    if flood.way == "ask":
+        await lines.ask(flood.connections, seconds, gap=flood.gap)
+    elif flood.way == "once":
+        await Lines(flood.protocol, port, lambda: octets(b"Connection: close\r\n"), got).once(
+            flood.connections, seconds
+        )
+    elif flood.way == "idle":
+        await lines.idle(flood.connections, seconds)
+    elif flood.way == "offer":
+        before = Got()
+        await Lines(flood.protocol, port, octets, before).ask(_CAPACITY_CONNECTIONS, _CAPACITY_SECONDS)
+        got.capacity = before.answered / _CAPACITY_SECONDS
+        began = perf_counter()
+        await lines.offer(TIMES * got.capacity, seconds)
+    else:
+        await _slowly(flood, port, got, seconds)
+    got.seconds = perf_counter() - began
+    return got
 
 
 @dataclass(frozen=True)
@@ -86,107 +128,84 @@ class _On:
     """A connection of a flood. `go_on`: false when it is over."""
 
     flood: Flood
-    material: Material
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     got: Got
     go_on: Callable[[], bool]
 
 
-async def _play(flood: Flood, port: int, material: Material, seconds: float) -> Got:
-    got = Got()
+async def _slowly(flood: Flood, port: int, got: Got, seconds: float) -> None:
+    """Clients that send what is never whole."""
     until = perf_counter() + seconds
     turns = asyncio.Semaphore(_CONNECT_AT_ONCE)
-    way = _WAYS[flood.way]
+    way: Callable[[_On], Awaitable[None]] = {
+        "slow head": _slow_head,
+        "slow body": _slow_body,
+        "large": _large,
+        "chunks": _large,
+    }[flood.way]
 
     async def one() -> None:
         while perf_counter() < until:
-            try:
-                async with turns:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(_ADDRESS, 0))
-            except OSError as error:
-                got.refused[f"not connected ({type(error).__name__})"] += 1
-                await asyncio.sleep(0.5)
-                continue
-            got.connections += 1
             began = perf_counter()
             try:
-                await way(_On(flood, material, reader, writer, got, lambda: perf_counter() < until))
+                async with turns:
+                    reader, writer = await asyncio.open_connection(sock=await connected(port))
+            except OSError as error:
+                got.refusal(f"not connected ({type(error).__name__})", perf_counter() - began)
+                await asyncio.sleep(0.5)
+                continue
+            got.opened()
+            began = perf_counter()
+            try:
+                await way(_On(flood, reader, writer, got, lambda: perf_counter() < until))
             except (OSError, EOFError):
-                got.refused[_BY_THE_SERVER] += 1
-                got.quickest = min(got.quickest, perf_counter() - began)
+                got.refusal("closed", perf_counter() - began)
                 await asyncio.sleep(0.2)
             finally:
-                writer.close()
+                got.closed()
+                writer.transport.abort()
 
     clients = [asyncio.create_task(one()) for _ in range(flood.connections)]
     await asyncio.sleep(seconds)
     for each in clients:
         each.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
-    return got
 
 
 async def _answer(flood: Flood, reader: asyncio.StreamReader, got: Got, began: float) -> None:
+    """Read and count an answer; True: it is the last of its connection."""
     head = await reader.readuntil(b"\r\n\r\n")
-    fields = head.lower()
-    length = int(fields.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    word = refusal(flood.service, head, await reader.readexactly(length))
+    word = refusal(flood.protocol, head, await reader.readexactly(content_length(head)))
     if word:
-        got.refused[word] += 1
-        got.quickest = min(got.quickest, perf_counter() - began)
+        got.refusal(word, perf_counter() - began)
     else:
         got.answered += 1
-    if b"connection: close" in fields:
-        raise EOFError
-
-
-async def _ask(on: _On) -> None:
-    while on.go_on():
-        began = perf_counter()
-        on.writer.write(post(on.material.octets()))
-        await _answer(on.flood, on.reader, on.got, began)
-        if on.flood.gap:
-            await asyncio.sleep(on.flood.gap)
-
-
-async def _once(on: _On) -> None:
-    began = perf_counter()
-    on.writer.write(post(on.material.octets(), b"Connection: close\r\n"))
-    try:
-        await _answer(on.flood, on.reader, on.got, began)
-    except EOFError:  # as it wished
-        return
-
-
-async def _idle(on: _On) -> None:
-    on.writer.write(post(on.material.octets()))
-    await _answer(on.flood, on.reader, on.got, perf_counter())
-    if not await on.reader.read(1):
-        raise EOFError
 
 
 async def _slow_head(on: _On) -> None:
-    await _trickle(b"POST / HTTP/1.1\r\nHost: floods.example\r\nAccept: ", on.reader, on.writer, on.go_on)
+    await _trickle(b"POST / HTTP/1.1\r\nHost: floods.example\r\nAccept: ", on)
 
 
 async def _slow_body(on: _On) -> None:
     by_aiohttp = b"X-Unheard-Of: yes\r\n" if secrets.randbits(1) else b""
-    whole = post(bytes(60_000), by_aiohttp)
-    await _trickle(whole[:40_000], on.reader, on.writer, on.go_on)
+    await _trickle(post(bytes(60_000), by_aiohttp)[:40_000], on)
 
 
-async def _trickle(
-    octets: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, go_on: Callable[[], bool]
-) -> None:
-    writer.write(octets)
-    while go_on():
-        try:
-            async with asyncio.timeout(1):
-                await reader.read(1)
-                raise EOFError
-        except TimeoutError:
-            writer.write(b"x")
+async def _trickle(octets: bytes, on: _On) -> None:
+    """Send these, then an octet each second; an answer in the middle of it is a refusal."""
+    began = perf_counter()
+    on.writer.write(octets)
+    answering = asyncio.ensure_future(_answer(on.flood, on.reader, on.got, began))
+    try:
+        while on.go_on():
+            done, _ = await asyncio.wait([answering], timeout=1)
+            if done:
+                await answering
+                return
+            on.writer.write(b"x")
+    finally:
+        answering.cancel()
 
 
 async def _large(on: _On) -> None:
@@ -194,6 +213,7 @@ async def _large(on: _On) -> None:
     if on.flood.way == "chunks":
         head, piece = b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + piece + b"\r\n"
     began = perf_counter()
+    on.got.asked += 1
     on.writer.write(b"POST / HTTP/1.1\r\nHost: floods.example\r\n" + head)
     answering = asyncio.create_task(_answer(on.flood, on.reader, on.got, began))
     try:
@@ -205,14 +225,3 @@ async def _large(on: _On) -> None:
         if not answering.done():
             answering.cancel()
     await answering
-
-
-_WAYS = {
-    "ask": _ask,
-    "once": _once,
-    "idle": _idle,
-    "slow head": _slow_head,
-    "slow body": _slow_body,
-    "large": _large,
-    "chunks": _large,
-}

@@ -46,6 +46,12 @@ class ServiceProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def process_id(self) -> int:
+        """Of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return None if self._process is None else self._process.poll()

@@ -13,7 +13,7 @@ from lakthan_tsa.opening import make_profiles, open_unit
 from lakthan_tsa.profiles import Unit
 from support.tsa import new_unit
 
-UNITS = {name: Unit.of(name, new_unit().identity()) for name in ("one", "two")}
+UNITS = {name: [Unit.of(name, new_unit().identity())] for name in ("one", "two")}
 NOWHERE = UnitConfig()  # the units are open already
 BOTH = TSAProfileConfig(["one", "two"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -96,6 +97,25 @@ async def test_what_pressure_is(busy: float, answered: int, due: int, *, limited
     sources.close()
 
 
+@pytest.mark.parametrize(("busy", "limited"), [(0.7, True), (0.5, False)])
+@pytest.mark.usefixtures("tick")
+async def test_an_event_loop_that_is_late(busy: float, *, limited: bool) -> None:
+    """A thread that has some time left, but so much at once to answer that others wait for long, is pressed too; one
+    that was only stopped is not.
+    """
+    loop = asyncio.get_running_loop()
+    sources = Sources(thread_seconds=lambda: busy * loop.time())
+    found: dict[str, Source] = {}
+    for _ in range(3):
+        found = at_work({"192.0.2.1": 90, "192.0.2.2": 10}, sources)
+        ticking = sources._ticking
+        while sources._ticking is ticking:
+            time.sleep(BUSY_SECONDS)  # noqa: ASYNC251 - this is the lateness
+            await asyncio.sleep(0)
+    assert (found["192.0.2.1"].most < math.inf) is limited
+    sources.close()
+
+
 @pytest.mark.usefixtures("tick")
 async def test_a_limit_ends() -> None:
     """When the pressure is over everybody may have everything again, and who has gone is forgotten."""
@@ -113,6 +133,67 @@ async def test_a_limit_ends() -> None:
         while sources._by_network:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert sources._ticking is None
+
+
+@pytest.mark.usefixtures("tick")
+async def test_a_share_is_given_bit_by_bit() -> None:
+    """Who is limited cannot have all of his share at once; the others are not concerned."""
+    sources = Sources(thread_seconds=lambda: 0.0)
+    found = at_work({"192.0.2.1": 1000, "192.0.2.2": 10}, sources)
+    sources._pressed_ticks = 2
+    sources.share_out(500)
+    sources._room, sources._pressed_ticks = 450, 0
+    async with asyncio.timeout(10):
+        while found["192.0.2.1"].share == math.inf:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    flood = found["192.0.2.1"]
+    assert flood.most <= flood.share
+    given = [flood.most]
+    async with asyncio.timeout(10):
+        while len(given) < 3 and flood.share < math.inf:
+            await asyncio.sleep(0.001)
+            if flood.most != given[-1]:
+                given.append(flood.most)
+    assert given[0] < flood.share
+    assert found["192.0.2.2"].most == math.inf
+    sources.close()
+
+
+async def test_who_rests_is_not_forgotten() -> None:
+    """Who was told to come again asks nothing for a moment; then he does not find all limits gone."""
+    sources = Sources()
+    found = at_work({"192.0.2.1": 1000, "192.0.2.2": 10, "192.0.2.3": 10}, sources)
+    sources._pressed_ticks = 2
+    sources.share_out(500)
+    flood = found["192.0.2.1"]
+    flood.work, flood.refused = 400, 600
+    sources._pressed_ticks = 0
+    limits = []
+    for _ in range(module._REMEMBERED_TICKS + 1):
+        sources.share_out(400)
+        limits.append(flood.most < math.inf)
+        flood.work = flood.refused = 0
+    assert limits == [True] * module._REMEMBERED_TICKS + [False]
+    sources.close()
+
+
+@pytest.mark.usefixtures("tick")
+async def test_what_only_waits_is_no_work_done() -> None:
+    """A thousand begun of which nine hundred wait for a key: there is room for what the hundred took."""
+    due = 2000
+
+    def waiting() -> int:
+        return due
+
+    sources = Sources(thread_seconds=lambda: 0.0, due=waiting)
+    found = at_work({"192.0.2.1": 990, "192.0.2.2": 10}, sources)
+    sources._pressed_ticks = 1
+    due = 2900
+    async with asyncio.timeout(10):
+        while found["192.0.2.1"].share == math.inf:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert found["192.0.2.1"].share <= 90
+    sources.close()
 
 
 @pytest.mark.parametrize(

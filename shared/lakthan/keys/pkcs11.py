@@ -5,8 +5,9 @@ Promises:
 - One login in a process for each token, whatever the number of keys and sessions in it. A PIN that the token refused
   is never tried again by this process: three wrong ones lock many tokens.
 - Vendor calls run on the signer's own threads, each with a session of its own. The event loop never waits for a device.
-- At most `x-sessions` signatures are under way and `x-waiting` wait; the next caller gets `SignerBusy` at once, and
-  nobody waits longer than `x-deadline` seconds. A key that fails is left alone (`bounds`).
+- At most `x-sessions` signatures are under way and `x-waiting` wait, in turn for each source (`line`); the next caller
+  gets `SignerBusy` at once, and nobody waits longer than `x-deadline` seconds. A key that fails is left alone
+  (`bounds`).
 - A lost session, a token that was taken out, a library that wants to be started again: the next signature finds the key
   anew. While that fails, every caller gets `SignerUnusable` at once, and the device is asked once a second, not more.
 - Every signature is verified before it leaves: a device may be defective, and say that all is well.
@@ -22,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -34,6 +34,7 @@ from lakthan.errors import ConfigError, KeyAway, SignerUnusable
 from lakthan.keys import cryptoki, pkcs11_uri
 from lakthan.keys.bounds import Bounds
 from lakthan.keys.cryptoki import CryptokiError, Mechanism
+from lakthan.keys.line import Line
 from lakthan.keys.pkcs11_public import public_key_of
 from lakthan.keys.pkcs11_token import Away, Token
 from lakthan.keys.verification import verify
@@ -97,7 +98,7 @@ class PKCS11Signer:
         self._key_type = key_type
         self._mechanism, self._given = _mechanism(uri, key_type)
         self._bounds = Bounds(uri.name, str(uri), at_once=uri.sessions, waiting=uri.waiting)
-        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._asked: Line[_Asked] = Line()
         # Daemons: a program that ends does not wait for a device that hangs.
         for _ in range(uri.sessions):
             threading.Thread(target=self._work, name="pkcs11", daemon=True).start()
@@ -158,7 +159,7 @@ class PKCS11Signer:
         """See `Signer.aclose`. Sessions are left to the end of the process: other signers share their login."""
         self._bounds.close()
         for _ in range(self._uri.sessions):
-            self._asked.put(None)
+            self._asked.end()
 
     def _work(self) -> None:
         """What a thread does."""

@@ -4,19 +4,21 @@ To wake the event loop costs a tenth of a signature of RSA-3072, and what it the
 cold. So a thread signs half of what is waiting before it gives the signatures back together, or what it can sign in a
 moment (`together_seconds`) if that is less. Who asks alone gets his at once.
 
-Promises: everybody who asked is told once, in the event loop in which he asked. No more wait than a key that takes its
-time signs in some seconds; who comes then is refused at once. What was asked before `close` is still signed.
+Promises: everybody who asked is told once, in the event loop in which he asked. Sources take turns (`line`). No more
+wait than a key that takes its time signs in some seconds; who comes then is refused at once, unless his source has
+fewer in the line than others have. What was asked before `close` is still signed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from queue import Empty, SimpleQueue
+from queue import Empty
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from lakthan.errors import SignerBusy, SignerUnusable
+from lakthan.keys.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     Told = Callable[[bytes | Exception], None]
 
 _TOGETHER_SECONDS = 0.05
-_MOST_WAITING = 4096
+_MOST_WAITING = 1024
 
 
 class _Asked(NamedTuple):
@@ -50,7 +52,7 @@ class SigningThreads:
         self._sign = sign
         self._together_seconds = together_seconds
         self._most_waiting = most_waiting
-        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._asked: Line[_Asked] = Line()
         self._closed = False
         # Daemons: a program that ends does not wait for signatures that nobody will see.
         self._threads = [threading.Thread(target=self._work, name="signer", daemon=True) for _ in range(threads)]
@@ -64,7 +66,7 @@ class SigningThreads:
         """
         if self._closed:
             raise SignerUnusable("the key has been closed")
-        if self._asked.qsize() >= self._most_waiting:
+        if len(self._asked) >= self._most_waiting and self._asked.is_longest():
             raise SignerBusy(f"{self._most_waiting} signatures are waiting for the key")
         self._asked.put(_Asked(asyncio.get_running_loop(), told, message))
 
@@ -87,20 +89,23 @@ class SigningThreads:
         """Take no more, and end the threads after what was asked before."""
         self._closed = True
         for _ in self._threads:
-            self._asked.put(None)
+            self._asked.end()
 
     def _work(self) -> None:
         while (first := self._asked.get()) is not None:
             until = perf_counter() + self._together_seconds
-            more = self._asked.qsize() // 2
+            more = len(self._asked) // 2
             made = [(first.told, self._make(first.message))]
             while len(made) <= more and perf_counter() < until:
                 try:
                     following = self._asked.get_nowait()
                 except Empty:  # another thread was quicker
                     break
-                if following is None or following.loop is not first.loop:
-                    self._asked.put(following)  # the end, or another loop's turn
+                if following is None:  # another thread's, perhaps; there may be several
+                    self._asked.end()
+                    break
+                if following.loop is not first.loop:
+                    self._asked.put_back(following)
                     break
                 made.append((following.told, self._make(following.message)))
             try:

@@ -281,6 +281,12 @@ class Presigned:
             )
         return [_wanted(row) for row in rows]
 
+    async def instant(self) -> datetime:
+        """The database's clock."""
+        with unavailable_as_such():
+            at: datetime = await self._connection.fetchval("SELECT clock_timestamp()")
+        return at
+
     async def certificates(self, authority_id: int) -> int:
         """How many are on record."""
         with unavailable_as_such():

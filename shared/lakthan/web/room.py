@@ -3,7 +3,8 @@
 A connection costs memory and a file descriptor whether it asks anything or not. When there is no room left, the source
 that has the most connections makes some: those of it that have been silent, or in the middle of a request, for longest.
 Never one whose answer is due, and never one of a source that has fewer than the newcomer's. So who opens ten thousand
-pays for them alone, and one source may have as many as there is room.
+pays for them alone. One source may have as many as there is room but for a thirty-second part, into which only those
+come that have less than half of all: when the answers on all the others are due, none of them can make room.
 
 Refuses to know: what is said on a connection.
 """
@@ -26,6 +27,7 @@ MOST_CONNECTIONS = 4096
 _OTHER_DESCRIPTORS = 256
 # Of all there may be, so many go at once: to look for them takes time.
 _GO_TOGETHER = 64
+_KEPT_FOR_OTHERS = 32
 
 
 class Occupant(Protocol):
@@ -94,6 +96,11 @@ def descriptors_for(connections: int) -> int:
     possible = max(soft - _OTHER_DESCRIPTORS, soft // 2)
     log.warning("fewer connections than configured: the limit of open files is low", wanted=connections, most=possible)
     return possible
+
+
+def kept_for_others(most: int) -> int:
+    """So much of the room is not for a source that has more than half of all connections."""
+    return most // _KEPT_FOR_OTHERS
 
 
 def to_make_room(occupants: Iterable[Occupant], newcomer: Source, most: int) -> list[Occupant]:

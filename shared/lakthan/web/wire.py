@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lakthan.web.outgoing import Outgoing
 from lakthan.web.quick import LATER, Quick, Remembering
 from lakthan.web.response_heads import LAST
-from lakthan.web.room import MOST_CONNECTIONS, to_make_room
+from lakthan.web.room import MOST_CONNECTIONS, kept_for_others, to_make_room
 from lakthan.web.sources import Sources
 from lakthan.web.wire_connection import Connection
 from lakthan.web.wire_heads import (
@@ -44,6 +44,8 @@ __all__ = ["LATER", "Connection", "Head", "Quick", "Remembering", "Wire", "is_pl
 _KEEP_ALIVE_SECONDS = 75.0
 _PATIENCE_SECONDS = 20.0
 _SWEEP_SECONDS = 1.0
+# Those who were told to come again are read again in so many parts.
+_PARTS = 20
 # What clients may send ahead of their answers, or of requests that are not whole, all together.
 _MOST_HELD_BY_ALL = 32 * 1024 * 1024
 _UNKNOWN = (0, None, False)
@@ -155,13 +157,17 @@ class Wire:
 
     def room_for(self, address: str) -> bool:
         """Whether there is room for a new connection from there, if need be after others have gone."""
-        if len(self.connections) + len(self.guests) < self._most_connections:
+        kept = kept_for_others(self._most_connections)
+        if len(self.connections) + len(self.guests) < self._most_connections - kept:
             return True
         self._forget_gone()
-        room = self._most_connections - len(self.connections) - len(self.guests)
+        source, here = self.sources.of(address), len(self.connections) + len(self.guests)
+        room = self._most_connections - here
+        if source.connections * 2 > here:
+            room -= kept
         if room <= 0:
             occupants: list[Occupant] = [*self.connections, *self.guests.values()]
-            for occupant in to_make_room(occupants, self.sources.of(address), self._most_connections):
+            for occupant in to_make_room(occupants, source, self._most_connections):
                 self.made_room += 1
                 room += 1
                 occupant.end()
@@ -238,6 +244,12 @@ class Wire:
                 self.timed_out += 1
                 guest.end()
         resting, self.resting = self.resting, []
-        for connection in resting:
-            connection.wake()
+        for part in range(_PARTS):  # not all at once: the others would have to wait for all of them
+            self._loop.call_later(part * _SWEEP_SECONDS / _PARTS, wake, resting[part::_PARTS])
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def wake(connections: Iterable[Connection]) -> None:
+    """They have rested."""
+    for connection in connections:
+        connection.wake()
