@@ -37,6 +37,7 @@ def at_work(demands: dict[str, int], sources: Sources) -> dict[str, Source]:
     [
         ({"192.0.2.1": 1000, "192.0.2.2": 10, "192.0.2.3": 10}, {"192.0.2.1": 898}),
         ({"192.0.2.1": 500, "192.0.2.2": 500, "192.0.2.3": 20}, {"192.0.2.1": 449, "192.0.2.2": 449}),
+        ({"192.0.2.1": 8, "192.0.2.2": 8, "192.0.2.3": 7}, {}),  # what takes the time is something else
         ({"192.0.2.1": 1000}, {}),  # there is nobody to protect from it
         ({"198.51.100.1": 1000, "192.0.2.2": 20}, {}),  # many clients behind a proxy
     ],

@@ -44,6 +44,9 @@ _REMEMBERED_TICKS = 8
 _PARTS = 10
 _LESS, _MORE = 0.9, 1.1
 _LEAST_WORK = 16.0  # in a tick, for all together
+# Nobody is held to fewer in a tick: what takes the time may be something else, such as large bodies, and whoever asks
+# little is not the reason.
+_LEAST_EACH = 8.0
 # A remembered answer takes about a sixth of a live one: with more of them than this, they are what takes the time.
 _REMEMBERED_TO_LIVE = 4
 
@@ -216,7 +219,7 @@ class Sources:
         self.limited = 0
         if len(asking) < 2 or self._room == math.inf:
             return
-        share = _equal_share([_demand(source) for source in asking], self._room)
+        share = max(_LEAST_EACH, _equal_share([_demand(source) for source in asking], self._room))
         for source in sources:
             if not source.proxy and (_demand(source) > share or source.calm_ticks < _REMEMBERED_TICKS):
                 source.most = share
