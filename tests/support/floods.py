@@ -93,7 +93,7 @@ async def one(house: House, flood: Flood, seconds: float, pool: ProcessPoolExecu
         busy=busy.judged(flood.protocol),
         during=during.judged(flood.protocol),
         settled=during.after(SETTLED_SECONDS).judged(flood.protocol),
-        witness=witnessed.judged(flood.protocol),
+        witness=witnessed.judged(flood.protocol, may_be_closed=True),
         got=got,
         memory=(memory_before, peak, house.memory(flood.service)),
     )

@@ -20,6 +20,8 @@ from lakthan import der
 from support import tsa
 
 TRY_LATER = bytes.fromhex("30030a0103")
+# What a systemFailure says, when it means that many wait for the key.
+_KEY_IS_BUSY = b"too many requests wait for the key"
 # What the certificates of a token profile claim about its time (`accuracy`, PT1S), and the second that OCSP rounds to.
 _TOLERANCE = timedelta(seconds=1)
 
@@ -66,12 +68,14 @@ def content_length(head: bytes) -> int:
 
 
 def refusal(service: str, head: bytes, body: bytes) -> str:
-    """The word for a refusal: `tryLater`, an HTTP status, or a TimeStampResp without token; '' for an answer."""
+    """The word for a refusal: `tryLater`, an HTTP status, or why a TimeStampResp has no token; '' for an answer."""
     status = head[9:12].decode("ascii", "replace")
     if status != "200":
         return status
     if service == "ocsp":
         return "tryLater" if body == TRY_LATER else "" if len(body) > 20 else f"OCSP {body.hex()}"
+    if _KEY_IS_BUSY in body:
+        return "key busy"
     return "" if body[4:9] == b"\x30\x03\x02\x01\x00" or len(body) > 300 else "systemFailure"
 
 

@@ -30,21 +30,28 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass
 class Seen:
-    """What came, as it came, and what did not come, by what it was."""
+    """What came, as it came, and what did not come, by what it was. `closed`: after how many seconds connections ended
+    without an answer.
+    """
 
     answers: list[Answer] = field(default_factory=list)
     failed: collections.Counter[str] = field(default_factory=collections.Counter)
+    closed: list[float] = field(default_factory=list)
 
     def after(self, seconds: float) -> Seen:
         """The same without what was asked in the first seconds."""
         if not self.answers:
             return self
         begun = min(each.asked for each in self.answers)
-        return Seen([each for each in self.answers if each.asked >= begun + seconds], self.failed)
+        return Seen([each for each in self.answers if each.asked >= begun + seconds], self.failed, self.closed)
 
-    def judged(self, service: str) -> Judged:
-        """Look at every answer."""
+    def judged(self, service: str, *, may_be_closed: bool = False) -> Judged:
+        """Look at every answer. `may_be_closed`: the end of a connection is a refusal, else a fault."""
         judged = Judged(wrong=collections.Counter(self.failed))
+        if self.closed and may_be_closed:
+            judged.refused["closed"].seconds += self.closed
+        elif self.closed:
+            judged.wrong["closed"] = len(self.closed)
         for answer in self.answers:
             word = refusal(service, answer.head, answer.body)
             if word:
@@ -126,8 +133,11 @@ class Crowd:
             if now_seen is not None:
                 try:
                     answer = await client.ask(question())
-                except (OSError, EOFError, TimeoutError) as error:
-                    now_seen.failed[type(error).__name__] += 1
+                except TimeoutError:
+                    now_seen.failed["nothing"] += 1
+                    client.close()
+                except (OSError, EOFError):
+                    now_seen.closed.append(perf_counter() - began)
                     client.close()
                 else:
                     now_seen.answers.append(answer)

@@ -12,7 +12,10 @@ from support.floods_house import LIVE, REMEMBERED, SLOW_KEY
 from support.floods_kinds import Flood
 
 # What each service may say to a flood; the rest is wrong. 413: a body that is too large.
-_WORDS = {"ocsp": {"tryLater", "503", "408", "413", "closed"}, "tsa": {"429", "503", "408", "413", "closed"}}
+_WORDS = {
+    "ocsp": {"tryLater", "503", "408", "413", "closed"},
+    "tsa": {"429", "503", "408", "413", "closed", "key busy"},
+}
 MOST_GROWTH = 400 << 20
 _KINDS = (REMEMBERED, LIVE, SLOW_KEY)
 HONEST = (
