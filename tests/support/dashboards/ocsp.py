@@ -333,6 +333,16 @@ _PUBLISHER = Row(
             bounds=Bounds(None, 1, low_is_bad=True),
         ),
         Panel(
+            "The publisher's clock ahead of the database's",
+            "s",
+            "Beyond clock_tolerance (a minute) nothing is signed: the second series is 0, and another leads.",
+            "Set the clock that is wrong; PublisherWithoutLeader in docs/runbooks/publisher.md where nobody leads.",
+            (
+                Query("max by (instance) (lakthan_publisher_clock_ahead_seconds)", "{{instance}}"),
+                Query("min by (instance) (lakthan_publisher_clock_believed)", "{{instance}} believed"),
+            ),
+        ),
+        Panel(
             "How late the schedule is",
             "s",
             "The answer that has been due the longest.",
