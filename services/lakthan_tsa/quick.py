@@ -26,7 +26,7 @@ from lakthan_tsa.app import (
     is_something_else,
     media_type_of,
 )
-from lakthan_tsa.service import NotTogether
+from lakthan_tsa.in_hand import NotTogether
 
 if TYPE_CHECKING:
     from lakthan_tsa.app import Gate, Gates, Words

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerUnusable, StoreUnavailable, TimeNotAvailable
@@ -27,6 +27,7 @@ from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
 from lakthan_tsa.authority import draft
+from lakthan_tsa.in_hand import Asked, AtWork, Choice, NotTogether, Signed, Unsigned
 from lakthan_tsa.reading import RequestReader
 from lakthan_tsa.self_check import SelfCheck
 from lakthan_tsa.serials import SerialNumbers
@@ -35,17 +36,13 @@ from lakthan_tsa.syntax import PKIFailureInfo, Rejection, granted
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from lakthan.telemetry.plain import Series
-    from lakthan_tsa.authority import Draft, TokenTemplate
-    from lakthan_tsa.clock_guard import ClockGuard, ClockReading
-    from lakthan_tsa.metrics import Tally, TSAMetrics
+    from lakthan_tsa.clock_guard import ClockGuard
+    from lakthan_tsa.in_hand import Told
+    from lakthan_tsa.metrics import TSAMetrics
     from lakthan_tsa.profiles import Profile, Unit
     from lakthan_tsa.recorder import Recorder
     from lakthan_tsa.self_check import Mode
     from lakthan_tsa.syntax import TimeStampReq
-
-    # Called once: with the TimeStampResp that grants a token, or with the reason why there is none.
-    Told = Callable[[bytes | Exception], None]
 
 # Made after one look at the clock: they take three milliseconds or so.
 _MOST_TOGETHER = 64
@@ -53,59 +50,6 @@ _FREEZES_SECONDS = 1.0
 _STUCK = "no key of its units may stamp now"
 # Every time round, a unit turned out to be frozen in the very moment of recording.
 _ATTEMPTS = 3
-
-
-class _AtWork(NamedTuple):
-    """What a unit needs besides its certificate. `sign_at_once` is None when its key takes its time, and `sign_later`
-    when it does not, or is in a device.
-    """
-
-    serials: SerialNumbers
-    check: SelfCheck
-    sign_at_once: Callable[[bytes], bytes] | None
-    sign_later: Callable[[bytes, Told], None] | None
-    sign_seconds: Series
-    tokens: Tally
-
-
-class _Choice(NamedTuple):
-    """Who stamps, and which instant."""
-
-    reading: ClockReading
-    unit: Unit
-    template: TokenTemplate
-    at_work: _AtWork
-
-
-class _Asked(NamedTuple):
-    """A request that is to be answered together with others of its turn."""
-
-    request: TimeStampReq
-    told: Told
-
-
-class _Unsigned(NamedTuple):
-    """A token whose signature is being made."""
-
-    request: TimeStampReq
-    profile: Profile
-    choice: _Choice
-    serial_number: bytes
-    draft: Draft
-
-
-class _Signed(NamedTuple):
-    """Tokens of one unit that passed the last look and are not on record yet. `signed`: when, by `perf_counter`."""
-
-    choice: _Choice
-    tokens: list[bytes]
-    records: list[TokenRecord]
-    told: list[Told]
-    signed: float
-
-
-class NotTogether(Exception):
-    """Something has to be waited for: the request goes to `TSAService.answer`."""
 
 
 class TSAService:
@@ -134,9 +78,9 @@ class TSAService:
         self._metrics = metrics
         self._self_check: Mode = self_check
         self._units: dict[str, Unit] = {}
-        self._at_work: dict[Unit, _AtWork] = {}
+        self._at_work: dict[Unit, AtWork] = {}
         self._at_once: frozenset[Profile] = frozenset()  # whose every key signs so
-        self._asked: dict[Profile, list[_Asked]] = {}
+        self._asked: dict[Profile, list[Asked]] = {}
         metrics.watch_clock(clock)
         self._take_over_units()
 
@@ -160,10 +104,10 @@ class TSAService:
         self._metrics.watch_units(self._units.values())
         self._metrics.watch_profiles(self._profiles)
 
-    def _put_to_work(self, unit: Unit) -> _AtWork:
+    def _put_to_work(self, unit: Unit) -> AtWork:
         check = SelfCheck(unit.identity, self._self_check)
         self._metrics.watch_check(unit.name, check)
-        return _AtWork(
+        return AtWork(
             SerialNumbers(partial(self._lease_epoch, unit.tsu)),
             check,
             sign_at_once(unit.identity.signer),
@@ -202,7 +146,7 @@ class TSAService:
         if profile in self._at_once:
             if not self._asked:
                 asyncio.get_running_loop().call_soon(self._stamp_all)
-            self._asked.setdefault(profile, []).append(_Asked(request, told))
+            self._asked.setdefault(profile, []).append(Asked(request, told))
             return True
         choice = self._choose(profile)
         at_work = choice.at_work
@@ -231,7 +175,7 @@ class TSAService:
 
     def _sign_together(
         self, profile: Profile, requests: Sequence[TimeStampReq]
-    ) -> tuple[list[_Unsigned], list[bytes], float]:
+    ) -> tuple[list[Unsigned], list[bytes], float]:
         """Tokens that lack nothing but their check, their signatures, and how long each of these took."""
         choice = self._choose(profile)
         at_work = choice.at_work
@@ -243,7 +187,7 @@ class TSAService:
         signatures = [sign(each.draft.tbs) for each in unsigned]
         return unsigned, signatures, (perf_counter() - started) / len(requests)
 
-    def _signed_later(self, unsigned: _Unsigned, told: Told, started: float, result: bytes | Exception) -> None:
+    def _signed_later(self, unsigned: Unsigned, told: Told, started: float, result: bytes | Exception) -> None:
         """A key that takes its time has done its work, or has not."""
         if isinstance(result, Exception):
             _tell(told, result)
@@ -251,12 +195,12 @@ class TSAService:
             self._submit([unsigned], [result], perf_counter() - started, [told])
 
     def _submit(
-        self, unsigned: Sequence[_Unsigned], signatures: Sequence[bytes], sign_seconds: float, told: Sequence[Told]
+        self, unsigned: Sequence[Unsigned], signatures: Sequence[bytes], sign_seconds: float, told: Sequence[Told]
     ) -> None:
         """Look at the tokens of one unit once more, and put those that pass into the next commit."""
         choice = unsigned[0].choice
         choice.at_work.sign_seconds.observe(sign_seconds, len(unsigned))
-        signed = _Signed(choice, [], [], [], perf_counter())
+        signed = Signed(choice, [], [], [], perf_counter())
         for each, signature, who in zip(unsigned, signatures, told, strict=True):
             try:
                 token, record = self._complete(each, signature)
@@ -274,7 +218,7 @@ class TSAService:
             for who in signed.told:
                 _tell(who, error)
 
-    def _recorded(self, signed: _Signed, error: Exception | None) -> None:
+    def _recorded(self, signed: Signed, error: Exception | None) -> None:
         if error is None:
             self._count(signed.choice, len(signed.tokens), signed.signed)
             for token, told in zip(signed.tokens, signed.told, strict=True):
@@ -312,21 +256,21 @@ class TSAService:
         self._count(choice, 1, signed)
         return token
 
-    def _choose(self, profile: Profile) -> _Choice:
+    def _choose(self, profile: Profile) -> Choice:
         """Who stamps now: asked for every token, because a key may end, or be frozen, while the service runs."""
         reading = self._clock.read(profile.accuracy)
         stamper = profile.stamper(reading.gen_time)
         if stamper is None:
             raise Rejection(PKIFailureInfo.SYSTEM_FAILURE, "no key may stamp at this time; tell the operator")
         unit, template = stamper
-        return _Choice(reading, unit, template, self._at_work[unit])
+        return Choice(reading, unit, template, self._at_work[unit])
 
     def _draft(
-        self, requests: Sequence[TimeStampReq], profile: Profile, choice: _Choice, serial_numbers: Sequence[bytes]
-    ) -> list[_Unsigned]:
+        self, requests: Sequence[TimeStampReq], profile: Profile, choice: Choice, serial_numbers: Sequence[bytes]
+    ) -> list[Unsigned]:
         template, gen_time = choice.template, choice.reading.gen_time
         return [
-            _Unsigned(
+            Unsigned(
                 request,
                 profile,
                 choice,
@@ -336,7 +280,7 @@ class TSAService:
             for request, serial_number in zip(requests, serial_numbers, strict=True)
         ]
 
-    def _complete(self, unsigned: _Unsigned, signature: bytes) -> tuple[bytes, TokenRecord]:
+    def _complete(self, unsigned: Unsigned, signature: bytes) -> tuple[bytes, TokenRecord]:
         """The finished token after the last look, and what is to be recorded of it."""
         request, profile, (reading, unit, template, at_work), serial_number, drafted = unsigned
         token = drafted.seal(signature)
@@ -360,7 +304,7 @@ class TSAService:
         )
         return token, record
 
-    def _count(self, choice: _Choice, tokens: int, signed: float) -> None:
+    def _count(self, choice: Choice, tokens: int, signed: float) -> None:
         """So many tokens that were signed at this time are on record."""
         choice.at_work.tokens.count += tokens
         self._metrics.record_seconds.observe(perf_counter() - signed, tokens)
