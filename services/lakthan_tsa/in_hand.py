@@ -36,6 +36,11 @@ class AtWork(NamedTuple):
     sign_seconds: Series
     tokens: Tally
 
+    @property
+    def signs_in_process(self) -> bool:
+        """True for a key that needs no task: one in this process."""
+        return self.sign_at_once is not None or self.sign_later is not None
+
 
 class Choice(NamedTuple):
     """Who stamps, and which instant."""
@@ -47,10 +52,11 @@ class Choice(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A request that is to be answered together with others of its turn."""
+    """A request that is to be answered together with others of its turn. `source`: see `lakthan.keys.line`."""
 
     request: TimeStampReq
     told: Told
+    source: object
 
 
 class Unsigned(NamedTuple):
@@ -64,12 +70,15 @@ class Unsigned(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """Tokens of one unit that passed the last look and are not on record yet. `signed`: when, by `perf_counter`."""
+    """Tokens of one unit that passed the last look and are not on record yet. `unsynchronised`: how many of them say
+    so. `signed`: when, by `perf_counter`.
+    """
 
-    choice: Choice
+    at_work: AtWork
     tokens: list[bytes]
     records: list[TokenRecord]
     told: list[Told]
+    unsynchronised: int
     signed: float
 
 

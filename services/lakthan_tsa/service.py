@@ -4,10 +4,10 @@ Promises: a token leaves only after it was read again (`self_check`), and after 
 in the order of what they cost and whose fault it is: the request, the clock, the unit, the signature, the record.
 
 There are two ways through the same steps. `begin` needs no task, and those who wait hear of the commit that many tokens
-share. Where a key signs in less time than a switch of tasks takes, the tokens of one turn of the event loop are made
-together, step by step: one look at the clock, all drafts, all signatures, all checks, one record; that keeps what each
-step needs in the processor's caches. A slower key signs in a thread, each token by itself. `answer` waits for
-everything: keys in devices, a new epoch of serial numbers, a unit that was frozen in this very moment.
+share. The tokens of one turn of the event loop are made together, step by step: one look at the clock, all drafts, all
+signatures, all checks, one record; that keeps what each step needs in the processor's caches. A slower key signs in a
+thread meanwhile, and those whose signatures come back together go on together. `answer` waits for everything: keys in
+devices, a new epoch of serial numbers, a unit that was frozen in this very moment.
 
 It turns no failure into octets: `Rejection` and the errors of `lakthan.errors` go up to the HTTP edge, which knows the
 protocol's word for each.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerUnusable, StoreUnavailable, TimeNotAvailable
 from lakthan.keys import sign_at_once, sign_later
+from lakthan.keys.line import asker
 from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
@@ -79,8 +80,9 @@ class TSAService:
         self._self_check: Mode = self_check
         self._units: dict[str, Unit] = {}
         self._at_work: dict[Unit, AtWork] = {}
-        self._at_once: frozenset[Profile] = frozenset()  # whose every key signs so
+        self._in_process: frozenset[Profile] = frozenset()  # whose every key is
         self._asked: dict[Profile, list[Asked]] = {}
+        self._signed: dict[Unit, list[tuple[Unsigned, bytes, Told]]] = {}
         metrics.watch_clock(clock)
         self._take_over_units()
 
@@ -96,10 +98,10 @@ class TSAService:
         """Work with the units that the profiles have."""
         self._units = {unit.tsu: unit for profile in self._profiles for unit, _ in profile.stampers}
         self._at_work = {unit: self._at_work.get(unit) or self._put_to_work(unit) for unit in self._units.values()}
-        self._at_once = frozenset(
+        self._in_process = frozenset(
             profile
             for profile in self._profiles
-            if profile.stampers and all(self._at_work[unit].sign_at_once for unit, _ in profile.stampers)
+            if profile.stampers and all(self._at_work[unit].signs_in_process for unit, _ in profile.stampers)
         )
         self._metrics.watch_units(self._units.values())
         self._metrics.watch_profiles(self._profiles)
@@ -143,20 +145,11 @@ class TSAService:
         Raises as `answer` does; then `told` is never called.
         """
         request = self._parse(encoded, profile)
-        if profile in self._at_once:
-            if not self._asked:
-                asyncio.get_running_loop().call_soon(self._stamp_all)
-            self._asked.setdefault(profile, []).append(Asked(request, told))
-            return True
-        choice = self._choose(profile)
-        at_work = choice.at_work
-        if at_work.sign_later is None:
+        if profile not in self._in_process:
             return False
-        serial_numbers = at_work.serials.take_at_once(choice.reading.gen_time, 1)
-        if serial_numbers is None:
-            return False
-        [unsigned] = self._draft([request], profile, choice, serial_numbers)
-        at_work.sign_later(unsigned.draft.tbs, partial(self._signed_later, unsigned, told, perf_counter()))
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._stamp_all)
+        self._asked.setdefault(profile, []).append(Asked(request, told, asker.get()))
         return True
 
     def _stamp_all(self) -> None:
@@ -166,67 +159,83 @@ class TSAService:
             for first in range(0, len(asked), _MOST_TOGETHER):
                 together = asked[first : first + _MOST_TOGETHER]
                 try:
-                    made = self._sign_together(profile, [each.request for each in together])
+                    self._stamp_together(profile, together)
                 except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
                     for each in together:
                         _tell(each.told, error)
-                else:
-                    self._submit(*made, [each.told for each in together])
 
-    def _sign_together(
-        self, profile: Profile, requests: Sequence[TimeStampReq]
-    ) -> tuple[list[Unsigned], list[bytes], float]:
-        """Tokens that lack nothing but their check, their signatures, and how long each of these took."""
+    def _stamp_together(self, profile: Profile, asked: Sequence[Asked]) -> None:
+        """After one look at the clock. Raises what hinders all of them, and then nobody was told."""
         choice = self._choose(profile)
         at_work = choice.at_work
-        serial_numbers = at_work.serials.take_at_once(choice.reading.gen_time, len(requests))
-        if at_work.sign_at_once is None or serial_numbers is None:
+        serial_numbers = at_work.serials.take_at_once(choice.reading.gen_time, len(asked))
+        if serial_numbers is None or not at_work.signs_in_process:
             raise NotTogether
-        unsigned = self._draft(requests, profile, choice, serial_numbers)
-        sign, started = at_work.sign_at_once, perf_counter()
-        signatures = [sign(each.draft.tbs) for each in unsigned]
-        return unsigned, signatures, (perf_counter() - started) / len(requests)
+        unsigned = self._draft([each.request for each in asked], profile, choice, serial_numbers)
+        started = perf_counter()
+        if at_work.sign_at_once is not None:
+            signatures = [at_work.sign_at_once(each.draft.tbs) for each in unsigned]
+            at_work.sign_seconds.observe((perf_counter() - started) / len(asked), len(asked))
+            self._submit(unsigned, signatures, [each.told for each in asked])
+        elif at_work.sign_later is not None:
+            for each, (_, told, source) in zip(unsigned, asked, strict=True):
+                asker.set(source)  # each in the turn of who asked
+                try:
+                    at_work.sign_later(each.draft.tbs, partial(self._signed_later, each, told, started))
+                except Exception as error:  # noqa: BLE001 - whatever it was, who waits must hear it
+                    _tell(told, error)
 
     def _signed_later(self, unsigned: Unsigned, told: Told, started: float, result: bytes | Exception) -> None:
         """A key that takes its time has done its work, or has not."""
+        choice = unsigned.choice
+        choice.at_work.sign_seconds.observe(perf_counter() - started)
         if isinstance(result, Exception):
             _tell(told, result)
-        else:
-            self._submit([unsigned], [result], perf_counter() - started, [told])
+            return
+        if not self._signed:  # more come in this turn
+            asyncio.get_running_loop().call_soon(self._submit_signed)
+        self._signed.setdefault(choice.unit, []).append((unsigned, result, told))
 
-    def _submit(
-        self, unsigned: Sequence[Unsigned], signatures: Sequence[bytes], sign_seconds: float, told: Sequence[Told]
-    ) -> None:
+    def _submit_signed(self) -> None:
+        by_unit, self._signed = self._signed, {}
+        for signed in by_unit.values():
+            self._submit(*zip(*signed, strict=True))
+
+    def _submit(self, unsigned: Sequence[Unsigned], signatures: Sequence[bytes], told: Sequence[Told]) -> None:
         """Look at the tokens of one unit once more, and put those that pass into the next commit."""
-        choice = unsigned[0].choice
-        choice.at_work.sign_seconds.observe(sign_seconds, len(unsigned))
-        signed = Signed(choice, [], [], [], perf_counter())
+        tokens: list[bytes] = []
+        records: list[TokenRecord] = []
+        waiting: list[Told] = []
+        unsynchronised = 0
+        started = perf_counter()
         for each, signature, who in zip(unsigned, signatures, told, strict=True):
             try:
                 token, record = self._complete(each, signature)
             except Exception as error:  # noqa: BLE001 - whatever it was, who waits must hear it
                 _tell(who, error)
             else:
-                signed.tokens.append(token)
-                signed.records.append(record)
-                signed.told.append(who)
-        if not signed.records:
+                tokens.append(token)
+                records.append(record)
+                waiting.append(who)
+                unsynchronised += not each.choice.reading.state.holds
+        if not records:
             return
+        signed = Signed(unsigned[0].choice.at_work, tokens, records, waiting, unsynchronised, started)
         try:
-            self._recorder.submit(signed.records, partial(self._recorded, signed))
+            self._recorder.submit(records, partial(self._recorded, signed))
         except StoreUnavailable as error:
-            for who in signed.told:
+            for who in waiting:
                 _tell(who, error)
 
     def _recorded(self, signed: Signed, error: Exception | None) -> None:
         if error is None:
-            self._count(signed.choice, len(signed.tokens), signed.signed)
+            self._count(signed.at_work, len(signed.tokens), signed.unsynchronised, signed.signed)
             for token, told in zip(signed.tokens, signed.told, strict=True):
                 _tell(told, granted(token))
             return
         if isinstance(error, DuplicateSerial):
             for record in signed.records:
-                signed.choice.at_work.serials.abandon(record.serial_number)
+                signed.at_work.serials.abandon(record.serial_number)
         elif isinstance(error, TSUFrozen):
             self.freeze((error.tsu,))
         for told in signed.told:
@@ -253,7 +262,7 @@ class TSAService:
         except DuplicateSerial:
             choice.at_work.serials.abandon(serial_number)
             raise
-        self._count(choice, 1, signed)
+        self._count(choice.at_work, 1, int(not choice.reading.state.holds), signed)
         return token
 
     def _choose(self, profile: Profile) -> Choice:
@@ -304,12 +313,12 @@ class TSAService:
         )
         return token, record
 
-    def _count(self, choice: Choice, tokens: int, signed: float) -> None:
+    def _count(self, at_work: AtWork, tokens: int, unsynchronised: int, signed: float) -> None:
         """So many tokens that were signed at this time are on record."""
-        choice.at_work.tokens.count += tokens
+        at_work.tokens.count += tokens
         self._metrics.record_seconds.observe(perf_counter() - signed, tokens)
-        if not choice.reading.state.holds:
-            self._metrics.unsynchronised_tokens.inc(tokens)
+        if unsynchronised:
+            self._metrics.unsynchronised_tokens.inc(unsynchronised)
 
     def freeze(self, tsus: Collection[str]) -> None:
         """These units, by their names in the records, stamp no more. Other authorities' units are passed over."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lakthan.errors import SignerUnusable
+from lakthan.keys.line import Line, asker
 from lakthan.keys.software import SoftwareSigner
 from lakthan_tsa.in_hand import NotTogether
 from lakthan_tsa.profiles import Profile
@@ -55,8 +56,10 @@ class Turn:
 
 
 @asynccontextmanager
-async def stamping(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turn]:
-    """A running authority with a P-256 key."""
+async def stamping(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "P-256"
+) -> AsyncIterator[Turn]:
+    """A running authority with a key of this kind."""
     made: list[tuple[TSAService, Profile]] = []
     genuine = TSAService.__init__
 
@@ -65,7 +68,7 @@ async def stamping(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPa
         made.append((self, profiles[0]))
 
     monkeypatch.setattr(TSAService, "__init__", noted)
-    async with running_tsa(database_url, folder, new_unit()) as authority:
+    async with running_tsa(database_url, folder, new_unit(kind)) as authority:
         yield Turn(authority, *made[0])
 
 
@@ -73,6 +76,13 @@ async def stamping(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPa
 async def turn(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turn]:
     """The same for most tests."""
     async with stamping(database_url, tmp_path, monkeypatch) as one:
+        yield one
+
+
+@pytest.fixture
+async def later(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turn]:
+    """With a key that takes its time, and signs in threads."""
+    async with stamping(database_url, tmp_path, monkeypatch, "RSA-3072") as one:
         yield one
 
 
@@ -90,9 +100,9 @@ async def test_one_look_and_one_commit(turn: Turn) -> None:
     assert (await turn.authority.metrics())["lakthan_tsa_commit_tokens_count"] == 1
     await asyncio.sleep(0.002)
     await turn.ask(1)
-    [later] = turn.told
-    assert isinstance(later, bytes)
-    assert tst_info_of(later)["gen_time"].native > gen_time
+    [following] = turn.told
+    assert isinstance(following, bytes)
+    assert tst_info_of(following)["gen_time"].native > gen_time
 
 
 async def test_more_than_go_together(turn: Turn) -> None:
@@ -170,3 +180,76 @@ async def test_somebody_who_cannot_be_told(turn: Turn) -> None:
 
     await turn.ask(*range(5), broken=broken)
     assert turn.kinds == ["token"] * 4
+
+
+async def test_a_key_that_takes_its_time(later: Turn) -> None:
+    """What was asked in one turn shares its genTime; each has its own signature, and fewer commits than tokens are
+    needed, because signatures come back in bunches.
+    """
+    await later.ask(*range(20))
+    assert later.kinds == ["token"] * 20
+    infos = [tst_info_of(each) for each in later.told if isinstance(each, bytes)]
+    assert len({info["serial_number"].native for info in infos}) == 20
+    assert sorted(info["message_imprint"]["hashed_message"].native[0] for info in infos) == list(range(20))
+    assert len({info["gen_time"].native for info in infos}) == 1
+    assert await later.on_record() == 20
+    metrics = await later.authority.metrics()
+    assert metrics["lakthan_tsa_commit_tokens_count"] < 20
+    assert metrics['lakthan_tsa_sign_seconds_count{unit="main"}'] == 20
+
+
+async def test_one_that_fails_its_last_look_in_a_bunch(later: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused and comes on no record; the others that were signed with it are granted."""
+    genuine = SelfCheck.__call__
+
+    def look(self: SelfCheck, token: bytes, request: Any, **given: Any) -> None:  # noqa: ANN401 - as the original's
+        if request.hashed_message[0] == 3:
+            token = token[:-1] + bytes((token[-1] ^ 1,))
+        genuine(self, token, request, **given)
+
+    monkeypatch.setattr(SelfCheck, "__call__", look)
+    await later.ask(*range(6))
+    assert sorted(later.kinds) == ["SignerUnusable", *["token"] * 5]
+    assert await later.on_record() == 5
+
+
+async def test_a_key_that_is_busy(later: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds no place in its line hears so; the others of his turn are granted."""
+    [at_work] = later.service._at_work.values()
+    [threads] = [at_work.sign_later.__self__]  # type: ignore[union-attr]
+    monkeypatch.setattr(threads, "_most_waiting", 3)
+    await later.ask(*range(9))
+    assert set(later.kinds) == {"SignerBusy", "token"}
+    assert later.kinds.count("token") == await later.on_record() >= 3
+
+
+async def test_each_in_the_turn_of_who_asked(later: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of several sources that are read in one turn wait for a slow key as of their own source."""
+    asked: list[object] = []
+    genuine = Line.put
+
+    def put(self: Line[Any], waiting: Any) -> None:  # noqa: ANN401 - as the original's
+        asked.append(asker.get())
+        genuine(self, waiting)
+
+    monkeypatch.setattr(Line, "put", put)
+    for number, source in enumerate(("a", "b", "a", "c")):
+        asker.set(source)
+        request = request_for(bytes([number]) * 32, cert_req=True)
+        assert later.service.begin(request, later.profile, later.told.append)
+    asker.set(None)
+    async with asyncio.timeout(20):
+        while len(later.told) < 4:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.005)
+    assert asked == ["a", "b", "a", "c"]
+    assert later.kinds == ["token"] * 4
+
+
+async def test_the_threads_cannot_be_told(later: Turn) -> None:
+    """A defect in one of those who wait for a slow key keeps nobody else from his token."""
+
+    def broken(_result: bytes | Exception) -> None:
+        raise ValueError
+
+    await later.ask(*range(5), broken=broken)
+    assert later.kinds == ["token"] * 4

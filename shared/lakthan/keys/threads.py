@@ -121,6 +121,8 @@ class SigningThreads:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, made: list[tuple[Told, bytes | Exception]]) -> None:
-    # Each in a callback of its own: a defect of one of them is the loop's to report, and nobody else's loss.
     for told, result in made:
-        loop.call_soon(told, result)
+        try:
+            told(result)
+        except Exception as defect:  # noqa: BLE001 - the loop's to report, and nobody else's loss
+            loop.call_exception_handler({"message": "a defect: somebody could not be told", "exception": defect})
