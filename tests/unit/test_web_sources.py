@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lakthan.errors import ConfigError
 from lakthan.web import sources as module
 from lakthan.web.sources import Source, Sources, network_of, read_networks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BUSY_SECONDS = 0.02
 
@@ -157,6 +161,91 @@ async def test_a_share_is_given_bit_by_bit() -> None:
                 given.append(flood.most)
     assert given[0] < flood.share
     assert found["192.0.2.2"].most == math.inf
+    sources.close()
+
+
+class SimulatedLoop:
+    """Time passes when the test says so; each timer comes so many seconds late."""
+
+    def __init__(self, late_seconds: float = 0.0) -> None:
+        self.now = 0.0
+        self.late_seconds = late_seconds
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def time(self) -> float:
+        """See `asyncio.AbstractEventLoop`."""
+        return self.now
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """See `asyncio.AbstractEventLoop`."""
+        timer = asyncio.TimerHandle(self.now + seconds, callback, (), asyncio.get_running_loop())
+        self.timers.append(timer)
+        return timer
+
+    def next_timer(self) -> None:
+        """The earliest one comes."""
+        self.timers = [each for each in self.timers if not each.cancelled()]
+        timer = min(self.timers, key=asyncio.TimerHandle.when)
+        self.timers.remove(timer)
+        self.now = max(self.now, timer.when()) + self.late_seconds
+        timer._run()
+
+
+def under_limits(loop: SimulatedLoop, busy: float) -> tuple[Sources, Source]:
+    """Two sources in simulated time, of which the second one is limited, at the beginning of a tick."""
+    sources = Sources(thread_seconds=lambda: busy * loop.now)
+    sources._loop = loop  # type: ignore[assignment]
+    flood = at_work({"192.0.2.2": 10, "192.0.2.1": 3000}, sources)["192.0.2.1"]
+    sources._pressed_ticks = 1
+    sources._room = 1e6
+    sources._due = lambda: 2000  # for one tick
+    while flood.share == math.inf:
+        loop.next_timer()
+    sources._due = lambda: 0
+    return sources, flood
+
+
+async def test_a_limited_source_cannot_begin_much_at_once() -> None:
+    """What is begun at once all others wait for: a fiftieth of the share of a tick, and yet all of it in a tick."""
+    loop = SimulatedLoop()
+    sources, flood = under_limits(loop, busy=0.5)
+    ticking, share, begun = sources._ticking, flood.share, []
+    while sources._ticking is ticking:
+        before = flood.work
+        while flood.begin():
+            pass
+        begun.append(flood.work - before)
+        loop.next_timer()
+    assert max(begun) <= share / 50 + 1
+    assert sum(begun) > 0.9 * share
+    sources.close()
+
+
+async def test_few_timers_while_nobody_is_limited() -> None:
+    """A quiet house is not woken for nothing."""
+    loop = SimulatedLoop()
+    sources = Sources(thread_seconds=lambda: 0.0)
+    sources._loop = loop  # type: ignore[assignment]
+    at_work({"192.0.2.1": 90, "192.0.2.2": 10}, sources)
+    timers = 0
+    while loop.now < 10 * module._TICK_SECONDS:
+        loop.next_timer()
+        timers += 1
+    assert timers <= 11 * 10
+    sources.close()
+
+
+@pytest.mark.parametrize(("late_seconds", "pressed"), [(0.025, True), (0.012, False)])
+async def test_an_event_loop_that_is_late_under_limits(late_seconds: float, *, pressed: bool) -> None:
+    """It is late when the parts come late, however many they are."""
+    loop = SimulatedLoop(late_seconds)
+    sources, flood = under_limits(loop, busy=0.7)
+    ticking = sources._ticking
+    while flood.begin():
+        pass
+    while sources._ticking is ticking:
+        loop.next_timer()
+    assert (sources._pressed_ticks > 0) is pressed
     sources.close()
 
 

@@ -40,8 +40,12 @@ _MANY_DUE = 1024
 _PRESSED_TICKS = 2
 # Who was refused something is held to his share for so many ticks more: who is told to come again later comes again.
 _REMEMBERED_TICKS = 8
-# A source that is limited gets its share of a tick in so many parts.
-_PARTS = 10
+# A source that is limited gets its share of a tick in so many parts: what one of them begins all others wait for.
+_PARTS = 50
+# While nobody is limited so many times in a tick it is seen how late the event loop is.
+_LOOKS = 10
+# By how much of a tick the looks or parts come late, in the mean.
+_LATE = 1 / 15
 _LESS, _MORE = 0.9, 1.1
 _LEAST_WORK = 16.0  # in a tick, for all together
 # Nobody is held to fewer in a tick: what takes the time may be something else, such as large bodies, and whoever asks
@@ -162,14 +166,15 @@ class Sources:
     def _begin_tick(self) -> None:
         self._began = (self._loop.time(), self._thread_seconds(), self._answered(), self._due())
         self._parts = 0
-        self._giving = self._loop.call_later(_TICK_SECONDS / _PARTS, self._give)
+        self._give_soon()
         self._ticking = self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         began, thread_began, answered_before, due_before = self._began
         seconds = max(self._loop.time() - began, 1e-3)
         wanted = (self._thread_seconds() - thread_began) / seconds
-        busy = wanted > (_BUSY_AND_LATE if self._parts <= _PARTS // 2 else _BUSY)
+        late = seconds / (self._parts + 1) > self._part_seconds() + _TICK_SECONDS * _LATE
+        busy = wanted > (_BUSY_AND_LATE if late else _BUSY)
         live = sum(source.work for source in self._by_network.values())
         refused = sum(source.refused for source in self._by_network.values())
         by_live_work = self._answered() - answered_before - refused <= (1 + _REMEMBERED_TO_LIVE) * live
@@ -199,7 +204,13 @@ class Sources:
         if self.limited:
             for source in self._by_network.values():
                 source.most = min(source.most + source.share / _PARTS, source.share)
-        self._giving = self._loop.call_later(_TICK_SECONDS / _PARTS, self._give)
+        self._give_soon()
+
+    def _give_soon(self) -> None:
+        self._giving = self._loop.call_later(self._part_seconds(), self._give)
+
+    def _part_seconds(self) -> float:
+        return _TICK_SECONDS / (_PARTS if self.limited else _LOOKS)
 
     def share_out(self, done: float) -> None:
         """Say what each source may have in the next tick, after one in which so much live work was finished."""
