@@ -5,8 +5,9 @@ in the order of what they cost and whose fault it is: the request, the clock, th
 
 There are two ways through the same steps. `begin` needs no task, and those who wait hear of the commit that many tokens
 share. The tokens of one turn of the event loop are made together, step by step: one look at the clock, all drafts, all
-signatures, all checks, one record; that keeps what each step needs in the processor's caches. A slower key signs in a
-thread meanwhile, and those whose signatures come back together go on together. `answer` waits for everything: keys in
+signatures, all checks, one record; that keeps what each step needs in the processor's caches. When more have asked than
+go together, sources take turns, and who comes meanwhile waits for one turn, not for all. A slower key signs in a thread
+meanwhile, and those whose signatures come back together go on together. `answer` waits for everything: keys in
 devices, a new epoch of serial numbers, a unit that was frozen in this very moment.
 
 It turns no failure into octets: `Rejection` and the errors of `lakthan.errors` go up to the HTTP edge, which knows the
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from lakthan.algorithms import HashAlgorithm
 from lakthan.errors import SignerUnusable, StoreUnavailable, TimeNotAvailable
 from lakthan.keys import sign_at_once, sign_later
-from lakthan.keys.line import asker
+from lakthan.keys.line import Turns, asker
 from lakthan.store.records import TokenRecord
 from lakthan.store.tokens import DuplicateSerial, TSUFrozen
 from lakthan.telemetry.logs import log
@@ -81,7 +82,7 @@ class TSAService:
         self._units: dict[str, Unit] = {}
         self._at_work: dict[Unit, AtWork] = {}
         self._in_process: frozenset[Profile] = frozenset()  # whose every key is
-        self._asked: dict[Profile, list[Asked]] = {}
+        self._asked: dict[Profile, Turns[Asked]] = {}
         self._signed: dict[Unit, list[tuple[Unsigned, bytes, Told]]] = {}
         metrics.watch_clock(clock)
         self._take_over_units()
@@ -148,21 +149,24 @@ class TSAService:
         if profile not in self._in_process:
             return False
         if not self._asked:
-            asyncio.get_running_loop().call_soon(self._stamp_all)
-        self._asked.setdefault(profile, []).append(Asked(request, told, asker.get()))
+            asyncio.get_running_loop().call_soon(self._stamp_some)
+        source = asker.get()
+        self._asked.setdefault(profile, Turns()).put(source, Asked(request, told, source))
         return True
 
-    def _stamp_all(self) -> None:
-        """Stamp for everybody who asked in this turn."""
-        by_profile, self._asked = self._asked, {}
-        for profile, asked in by_profile.items():
-            for first in range(0, len(asked), _MOST_TOGETHER):
-                together = asked[first : first + _MOST_TOGETHER]
-                try:
-                    self._stamp_together(profile, together)
-                except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
-                    for each in together:
-                        _tell(each.told, error)
+    def _stamp_some(self) -> None:
+        """Stamp for those whose turn it is, and in the next turn of the event loop for those who are left."""
+        for profile, turns in list(self._asked.items()):
+            together = [turns.take() for _ in range(min(len(turns), _MOST_TOGETHER))]
+            if not turns:
+                del self._asked[profile]
+            try:
+                self._stamp_together(profile, together)
+            except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear it
+                for each in together:
+                    _tell(each.told, error)
+        if self._asked:
+            asyncio.get_running_loop().call_soon(self._stamp_some)
 
     def _stamp_together(self, profile: Profile, asked: Sequence[Asked]) -> None:
         """After one look at the clock. Raises what hinders all of them, and then nobody was told."""

@@ -113,6 +113,38 @@ async def test_more_than_go_together(turn: Turn) -> None:
     assert sorted(imprints) == [bytes([number]) * 32 for number in range(200)]
 
 
+async def test_sources_take_turns(turn: Turn) -> None:
+    """Behind three hundred that one source asked in one turn of the event loop, another source waits for one token, and
+    one that comes while they are being stamped does not wait for the end either.
+    """
+    [at_work] = turn.service._at_work.values()
+    first = at_work.serials._counter
+    numbers: dict[str, list[int]] = {}
+
+    def ask(source: str) -> None:
+        def told(result: bytes | Exception) -> None:
+            assert isinstance(result, bytes)
+            serial_number = tst_info_of(result)["serial_number"].native.to_bytes(18)
+            numbers.setdefault(source, []).append(int.from_bytes(serial_number[6:10]) - first)
+
+        asker.set(source)
+        assert turn.service.begin(request_for(bytes(32), cert_req=True), turn.profile, told)
+
+    for _ in range(300):
+        ask("flood")
+    ask("honest")
+    await asyncio.sleep(0)
+    assert at_work.serials._counter == first + 64
+    ask("late")
+    asker.set(None)
+    async with asyncio.timeout(20):
+        while sum(map(len, numbers.values())) < 302:  # noqa: ASYNC110 - callbacks say it, and nothing to wait for
+            await asyncio.sleep(0.005)
+    assert numbers["honest"] == [1]
+    assert numbers["late"][0] < 66
+    assert numbers["flood"] == sorted(numbers["flood"])
+
+
 async def test_one_that_fails_its_last_look(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused and comes on no record; the others are granted."""
     genuine = SelfCheck.__call__
@@ -241,7 +273,7 @@ async def test_each_in_the_turn_of_who_asked(later: Turn, monkeypatch: pytest.Mo
     async with asyncio.timeout(20):
         while len(later.told) < 4:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.005)
-    assert asked == ["a", "b", "a", "c"]
+    assert asked == ["a", "b", "c", "a"]
     assert later.kinds == ["token"] * 4
 
 

@@ -4,7 +4,8 @@ Who asks is what `asker` says where the work began: for a request, the source th
 in the order in which they came, and the askers take turns. So ten thousand questions from one address cost the next
 address one signature's time, not ten thousand.
 
-Promises: safe to be used by several threads. The ends that `close` puts into it come out after everything else.
+Promises: `Line` is safe to be used by several threads, and the ends that `close` puts into it come out after everything
+else. `Turns` is the same order for one thread.
 """
 
 from __future__ import annotations
@@ -21,29 +22,62 @@ Waiting = TypeVar("Waiting")
 asker: ContextVar[object] = ContextVar("asker", default=None)
 
 
+class Turns(Generic[Waiting]):
+    """The order of a line, for one thread."""
+
+    def __init__(self) -> None:
+        self._by_asker: dict[object, deque[Waiting]] = {}
+        self._length = 0
+
+    def put(self, who: object, waiting: Waiting) -> None:
+        """To the end of what this asker has in the line."""
+        self._by_asker.setdefault(who, deque()).append(waiting)
+        self._length += 1
+
+    def put_back(self, waiting: Waiting) -> None:
+        """It is next."""
+        own = object()  # a turn of its own
+        self._by_asker = {own: deque([waiting]), **self._by_asker}
+        self._length += 1
+
+    def take(self) -> Waiting:
+        """The next. Raises `StopIteration` when nobody waits."""
+        who, own = next(iter(self._by_asker.items()))
+        del self._by_asker[who]
+        first = own.popleft()
+        if own:
+            self._by_asker[who] = own  # behind the others
+        self._length -= 1
+        return first
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._length
+
+    def is_longest(self, who: object) -> bool:
+        """True when this asker has as many in the line as the mean of all, or more."""
+        return len(self._by_asker.get(who, ())) * len(self._by_asker) >= self._length
+
+
 class Line(Generic[Waiting]):
     """Put in by the event loop, taken out by threads."""
 
     def __init__(self) -> None:
         self._somebody: SimpleQueue[None] = SimpleQueue()  # one for each that waits, and each end
         self._lock = threading.Lock()
-        self._by_asker: dict[object, deque[Waiting]] = {}
-        self._length = 0
+        self._turns: Turns[Waiting] = Turns()
 
     def put(self, waiting: Waiting) -> None:
         """To the end of what its asker has in the line."""
         who = asker.get()
         with self._lock:
-            self._by_asker.setdefault(who, deque()).append(waiting)
-            self._length += 1
+            self._turns.put(who, waiting)
         self._somebody.put(None)
 
     def put_back(self, waiting: Waiting) -> None:
         """What was taken out is for another thread: it is next."""
         with self._lock:
-            own = object()  # a turn of its own
-            self._by_asker = {own: deque([waiting]), **self._by_asker}
-            self._length += 1
+            self._turns.put_back(waiting)
         self._somebody.put(None)
 
     def get(self) -> Waiting | None:
@@ -62,22 +96,13 @@ class Line(Generic[Waiting]):
 
     def __len__(self) -> int:
         """How many wait."""
-        return self._length
+        return len(self._turns)
 
     def is_longest(self) -> bool:
         """True when who asks now has as many in the line as the mean of all askers, or more."""
         with self._lock:
-            own = self._by_asker.get(asker.get(), ())
-            return len(own) * len(self._by_asker) >= self._length
+            return self._turns.is_longest(asker.get())
 
     def _next(self) -> Waiting | None:
         with self._lock:
-            if not self._length:
-                return None
-            who, own = next(iter(self._by_asker.items()))
-            del self._by_asker[who]
-            first = own.popleft()
-            if own:
-                self._by_asker[who] = own  # behind the others
-            self._length -= 1
-            return first
+            return self._turns.take() if self._turns else None
