@@ -406,14 +406,17 @@ async def test_real_chronyd(tmp_path: Path) -> None:
             """
         )
         source = ChronySource(f"127.0.0.1:{command_port}", CLOCK)
-        # -x: it must not touch the clock of this machine.
-        chronyd = await asyncio.create_subprocess_exec(
-            program, "-x", "-d", "-U", "-u", "root", "-f", configuration, stderr=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+        log = tmp_path / "chronyd.log"
+        with log.open("wb") as output:  # -x: it must not touch the clock of this machine
+            chronyd = await asyncio.create_subprocess_exec(
+                program, "-x", "-d", "-U", "-u", "root", "-f", configuration, stdout=output, stderr=output
+            )
         watching = asyncio.create_task(source.watch())
         try:
-            await until(lambda: vouches(source))
+            try:
+                await until(lambda: vouches(source))
+            except TimeoutError:
+                pytest.fail(f"{problem(source)}; it asked {server.asked} times; {log.read_text()}")
             said = source.opinion(look_now())
             assert isinstance(said, Opinion)
             assert abs(offset_seconds(said) - 0.25) * SECOND <= said.error_ns + 0.002 * SECOND
